@@ -45,11 +45,14 @@ typedef struct HugepageClock {
 /**
  * HugepageSettings: what the owner of the memory asked the kernel to do
  *
- * Put on the new memory before it takes the place of the old.
+ * Put on the new memory before it takes the place of the old, except
+ * MADV_MERGEABLE, which would make that step interruptible by a signal.
  *
- * @mergeable: MADV_MERGEABLE
+ * @mergeable: MADV_MERGEABLE; only advice, a refusal is no failure
  * @nodump: MADV_DONTDUMP
- * @locked: keep it in memory (mlock2() with MLOCK_ONFAULT)
+ * @nofork: MADV_DONTFORK, as QEMU does for all guest memory
+ * @locked: keep it in memory (mlock2() with MLOCK_ONFAULT); the owner must say
+ *          so even after mlockall(MCL_FUTURE)
  * @numa_mode: mode for mbind(), MPOL_DEFAULT (0) to leave it alone
  * @numa_nodes: node mask for mbind(), not owned
  * @numa_maxnode: bits in @numa_nodes, as mbind() counts them
@@ -57,6 +60,7 @@ typedef struct HugepageClock {
 typedef struct HugepageSettings {
     bool mergeable;
     bool nodump;
+    bool nofork;
     bool locked;
     int numa_mode;
     const unsigned long *numa_nodes;
@@ -148,10 +152,11 @@ void hugepage_split_result_destroy(HugepageSplitResult *result);
  * @host: host-virtual address of the small page, aligned to @small
  * @small: its size in bytes
  *
- * Its content is dropped and a marker takes its place.
+ * Its content is replaced by a marker in one step, as in a split: no thread
+ * reads zeros in between.
  *
- * Returns: true, or false with @errp set; then the page holds zeros or its
- * old content, and the caller must not treat it as marked.
+ * Returns: true, or false with @errp set; then the page holds its old content
+ * (zeros at worst), and the caller must not treat it as marked.
  */
 bool hugepage_split_lose(void *host, size_t small, Error **errp);
 

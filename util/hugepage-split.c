@@ -1,0 +1,419 @@
+/*
+ * Replace one poisoned huge page by small pages, saving what can be read
+ *
+ * The contract is in include/qemu/hugepage-split.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include "qapi/error.h"
+#include "qemu/bitmap.h"
+#include "qemu/host-utils.h"
+#include "qemu/hugepage-split.h"
+#include "qemu/timer.h"
+#include "hugepage-mark.h"
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
+ssize_t hugepage_read_fd(void *opaque, void *buf, size_t count, off_t offset)
+{
+    return pread(GPOINTER_TO_INT(opaque), buf, count, offset);
+}
+
+int64_t hugepage_clock_now(void *opaque)
+{
+    return get_clock();
+}
+
+static bool range_check(const HugepageRange *range, Error **errp)
+{
+    if (is_power_of_2(range->size) && is_power_of_2(range->small) &&
+        range->small >= qemu_real_host_page_size() &&
+        range->size > range->small &&
+        QEMU_PTR_IS_ALIGNED(range->host, range->size) &&
+        range->fd_offset >= 0 &&
+        QEMU_IS_ALIGNED(range->fd_offset, range->size)) {
+        return true;
+    }
+    error_setg(errp, "No huge page of %zu bytes in pages of %zu bytes can be "
+               "at %p and file offset %" PRId64, range->size, range->small,
+               range->host, (int64_t)range->fd_offset);
+    return false;
+}
+
+/* Memory that one page table maps: that is what a huge mapping can cover. */
+static size_t extent_size(const HugepageRange *range)
+{
+    return MIN(range->size, range->small / sizeof(uint64_t) * range->small);
+}
+
+/*
+ * MADV_MERGEABLE is not here: mremap() of such memory first takes apart what
+ * was merged, and a signal interrupts that when the old range is gone already.
+ * For the same reason the copy is unmergeable where all memory of the process
+ * is merged (PR_SET_MEMORY_MERGE).
+ */
+static bool settings_apply(const HugepageSettings *settings, void *ptr,
+                           size_t size, Error **errp)
+{
+    ERRP_GUARD();
+
+    if (settings->numa_mode &&
+        syscall(__NR_mbind, ptr, size, settings->numa_mode,
+                settings->numa_nodes, settings->numa_maxnode, 0)) {
+        error_setg_errno(errp, errno, "Cannot bind new memory to host nodes");
+        error_append_hint(errp, "Are the nodes of the memory backend online "
+                          "and allowed in the cpuset?\n");
+        return false;
+    }
+    if (settings->nodump && madvise(ptr, size, MADV_DONTDUMP)) {
+        error_setg_errno(errp, errno, "Cannot keep new memory out of dumps");
+        return false;
+    }
+    if (settings->nofork && madvise(ptr, size, MADV_DONTFORK)) {
+        error_setg_errno(errp, errno, "Cannot keep new memory from forks");
+        return false;
+    }
+    /* After mlockall(MCL_FUTURE) it came locked: no populating behind us. */
+    if (settings->locked ? mlock2(ptr, size, MLOCK_ONFAULT)
+                         : munlock(ptr, size)) {
+        error_setg_errno(errp, errno, "Cannot lock new memory");
+        error_append_hint(errp, "Raise RLIMIT_MEMLOCK by the size of a huge "
+                          "page.\n");
+        return false;
+    }
+    return true;
+}
+
+/*
+ * Address space aligned like the huge page, so that mremap() moves page tables
+ * instead of entries.  It stays inaccessible until it has its settings: nothing
+ * is populated before the NUMA policy is known.
+ */
+static void *staging_reserve(size_t size, Error **errp)
+{
+    ERRP_GUARD();
+    uint8_t *ptr = mmap(NULL, 2 * size, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *staging = QEMU_ALIGN_PTR_UP(ptr, size);
+    size_t head = staging - ptr;
+
+    if (ptr == MAP_FAILED) {
+        error_setg_errno(errp, errno, "Cannot reserve %zu bytes of address "
+                         "space", 2 * size);
+        error_append_hint(errp, "Raise RLIMIT_AS, or RLIMIT_MEMLOCK if memory "
+                          "is locked.\n");
+        return NULL;
+    }
+    if (head && munmap(ptr, head)) {
+        staging = ptr;
+    } else if (munmap(staging + size, size - head) == 0) {
+        return staging;
+    }
+    error_setg_errno(errp, errno, "Cannot trim address space");
+    error_append_hint(errp, "Raise /proc/sys/vm/max_map_count.\n");
+    /* All that is left: nothing needs to be cut in two. */
+    munmap(staging, ptr + 2 * size - staging);
+    return NULL;
+}
+
+static void *staging_new(const HugepageRange *range, Error **errp)
+{
+    void *staging = staging_reserve(range->size, errp);
+
+    if (!staging) {
+        return NULL;
+    }
+    if (!settings_apply(&range->settings, staging, range->size, errp)) {
+        munmap(staging, range->size);
+        return NULL;
+    }
+    if (mprotect(staging, range->size, PROT_READ | PROT_WRITE)) {
+        error_setg_errno(errp, errno, "Cannot make new memory writable");
+        munmap(staging, range->size);
+        return NULL;
+    }
+    /* A kernel built without either refuses: then there is no need. */
+    madvise(staging, range->size, MADV_UNMERGEABLE);
+    if (range->size > extent_size(range)) {
+        madvise(staging, range->size, MADV_HUGEPAGE);
+    }
+    return staging;
+}
+
+/*
+ * Long reads.  One that fails costs the small page where it starts, with the
+ * bytes of it that an earlier short read has brought.
+ */
+static void fill_extent(const HugepageRange *range,
+                        const HugepageReader *reader, uint8_t *staging,
+                        size_t pos, size_t end, unsigned long *lost)
+{
+    while (pos < end) {
+        size_t page = pos / range->small;
+        size_t stop = find_next_bit(lost, end / range->small, page) *
+                      range->small;
+        ssize_t got = -1;
+
+        if (pos < stop) {
+            got = RETRY_ON_EINTR(reader->read(reader->opaque, staging + pos,
+                                              stop - pos,
+                                              range->fd_offset + pos));
+        }
+        if (got > 0 && got <= stop - pos) {
+            pos += got;
+        } else {
+            set_bit(page, lost);
+            pos = (page + 1) * range->small;
+        }
+    }
+}
+
+/*
+ * Memory is populated ahead of each read: a shortage must fail here and cost
+ * nothing, while within read() it would be EFAULT and cost the guest a page.
+ */
+static bool staging_fill(const HugepageRange *range,
+                         const HugepageReader *reader, uint8_t *staging,
+                         unsigned long *lost, Error **errp)
+{
+    ERRP_GUARD();
+    size_t extent = extent_size(range);
+    size_t pos;
+
+    for (pos = 0; pos < range->size; pos += extent) {
+        int ret = hugepage_populate(staging + pos, extent, MADV_POPULATE_WRITE);
+
+        if (ret) {
+            error_setg_errno(errp, -ret, "Cannot allocate %zu bytes for a "
+                             "copy of the huge page", range->size);
+            error_append_hint(errp, "Free some memory on the host, or raise "
+                              "the limit of the control group.\n");
+            return false;
+        }
+        fill_extent(range, reader, staging, pos, pos + extent, lost);
+    }
+    return true;
+}
+
+static int move_over(void *from, void *to, size_t size)
+{
+    void *ptr;
+
+    do {
+        ptr = mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+    } while (ptr == MAP_FAILED && errno == EINTR);
+    return ptr == MAP_FAILED ? -errno : 0;
+}
+
+/*
+ * Linux refuses a move before it unmaps the target, for every reason that it
+ * can foresee (mremap_to() in mm/mremap.c); if its own memory runs out behind
+ * that point, the target is left as a hole, which the next mmap() of another
+ * thread could take.  MAP_FIXED_NOREPLACE does nothing unless there is one.
+ *
+ * Returns: true if there was a hole, and the file is mapped there again.
+ */
+static bool range_restore(const HugepageRange *range)
+{
+    void *ptr = mmap(range->host, range->size, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_FIXED_NOREPLACE, range->fd,
+                     range->fd_offset);
+
+    if (ptr == MAP_FAILED) {
+        return false;
+    }
+    settings_apply(&range->settings, ptr, range->size, NULL);
+    return true;
+}
+
+/* Everything but the commit: returns the finished replacement, or NULL. */
+static void *staging_build(const HugepageRange *range,
+                           const HugepageReader *reader, unsigned long *lost,
+                           Error **errp)
+{
+    void *staging = staging_new(range, errp);
+
+    if (staging &&
+        (!staging_fill(range, reader, staging, lost, errp) ||
+         !hugepage_mark_lost(staging, lost, range->size / range->small,
+                             range->small, errp))) {
+        munmap(staging, range->size);
+        return NULL;
+    }
+    return staging;
+}
+
+static bool commit(const HugepageRange *range, void *staging, Error **errp)
+{
+    ERRP_GUARD();
+    int ret = move_over(staging, range->host, range->size);
+
+    if (ret) {
+        range_restore(range);
+        munmap(staging, range->size);
+        error_setg_errno(errp, -ret, "Cannot move the copy over the huge page");
+        error_append_hint(errp, "Raise /proc/sys/vm/max_map_count.\n");
+        return false;
+    }
+    if (range->settings.mergeable) {
+        /* Not worth a failure: a kernel without KSM merges nothing. */
+        madvise(range->host, range->size, MADV_MERGEABLE);
+    }
+    return true;
+}
+
+bool hugepage_split(const HugepageRange *range,
+                    const unsigned long *known_lost,
+                    const HugepageReader *reader,
+                    const HugepageClock *clock,
+                    HugepageSplitResult *result, Error **errp)
+{
+    const HugepageReader fd_reader = {
+        .read = hugepage_read_fd, .opaque = GINT_TO_POINTER(range->fd),
+    };
+    const HugepageClock real_clock = { .now = hugepage_clock_now };
+    g_autofree unsigned long *lost = NULL;
+    int64_t start, filled;
+    size_t pages;
+    void *staging;
+
+    if (!range_check(range, errp)) {
+        return false;
+    }
+    clock = clock ?: &real_clock;
+    start = clock->now(clock->opaque);
+    pages = range->size / range->small;
+    lost = bitmap_try_new(pages);
+    if (!lost) {
+        error_setg(errp, "Cannot allocate a bitmap of %zu bits", pages);
+        return false;
+    }
+    if (known_lost) {
+        bitmap_copy(lost, known_lost, pages);
+    }
+    staging = staging_build(range, reader ?: &fd_reader, lost, errp);
+    if (!staging) {
+        return false;
+    }
+
+    filled = clock->now(clock->opaque);
+    if (!commit(range, staging, errp)) {
+        return false;
+    }
+    result->commit_ns = clock->now(clock->opaque) - filled;
+    result->salvage_ns = filled - start;
+    result->lost_pages = bitmap_count_one(lost, pages);
+    result->salvaged = (pages - result->lost_pages) * range->small;
+    result->lost = g_steal_pointer(&lost);
+    return true;
+}
+
+void hugepage_split_result_destroy(HugepageSplitResult *result)
+{
+    g_clear_pointer(&result->lost, g_free);
+}
+
+bool hugepage_split_lose(void *host, size_t small, Error **errp)
+{
+    const unsigned long lost = 1;
+    void *page = mmap(NULL, small, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int ret;
+
+    if (page == MAP_FAILED) {
+        error_setg_errno(errp, errno, "Cannot map a page to mark as lost");
+        return false;
+    }
+    if (!hugepage_mark_lost(page, &lost, 1, small, errp)) {
+        munmap(page, small);
+        return false;
+    }
+    /* Marking in place would let other threads read zeros for a moment. */
+    ret = move_over(page, host, small);
+    if (ret) {
+        /* See range_restore() */
+        mmap(host, small, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
+             MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+        munmap(page, small);
+        error_setg_errno(errp, -ret, "Cannot move a marker over a small page");
+        return false;
+    }
+    return true;
+}
+
+/* The new huge page of the file, with memory behind it; NULL if none is free */
+static void *fresh_new(const HugepageRange *range, Error **errp)
+{
+    ERRP_GUARD();
+    void *fresh = mmap(NULL, range->size, PROT_READ | PROT_WRITE, MAP_SHARED,
+                       range->fd, range->fd_offset);
+    int ret = fresh == MAP_FAILED ? -errno : 0;
+
+    if (!ret && !settings_apply(&range->settings, fresh, range->size, errp)) {
+        munmap(fresh, range->size);
+        return NULL;
+    }
+    if (!ret) {
+        ret = hugepage_populate(fresh, range->size, MADV_POPULATE_WRITE);
+    }
+    if (ret) {
+        error_setg_errno(errp, -ret, "Cannot get a fresh huge page of %zu "
+                         "bytes", range->size);
+        error_append_hint(errp, "Add one to the pool, see "
+                          "/sys/kernel/mm/hugepages.\n");
+        if (fresh != MAP_FAILED) {
+            munmap(fresh, range->size);
+        }
+        return NULL;
+    }
+    return fresh;
+}
+
+bool hugepage_split_undo(const HugepageRange *range, Error **errp)
+{
+    void *fresh;
+    int ret;
+
+    if (!range_check(range, errp)) {
+        return false;
+    }
+    /* Until then the file maps the poisoned page; the copy is not affected. */
+    if (RETRY_ON_EINTR(fallocate(range->fd, FALLOC_FL_PUNCH_HOLE |
+                                 FALLOC_FL_KEEP_SIZE, range->fd_offset,
+                                 range->size))) {
+        error_setg_errno(errp, errno, "Cannot punch the poisoned huge page "
+                         "out of its file");
+        return false;
+    }
+    fresh = fresh_new(range, errp);
+    if (!fresh) {
+        return false;
+    }
+    ret = move_over(fresh, range->host, range->size);
+    if (ret == 0) {
+        return true;
+    }
+    munmap(fresh, range->size);
+    if (range_restore(range)) {
+        /* The same page of the file, by another way. */
+        return true;
+    }
+    error_setg_errno(errp, -ret, "Cannot move the fresh huge page into its "
+                     "place");
+    return false;
+}
+
+bool hugepage_split_zero(void *host, size_t size, Error **errp)
+{
+    if (madvise(host, size, MADV_DONTNEED_LOCKED)) {
+        error_setg_errno(errp, errno, "Cannot zero a replaced huge page");
+        return false;
+    }
+    return true;
+}
