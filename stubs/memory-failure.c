@@ -1,0 +1,18 @@
+/*
+ * Delivery of a memory failure, for targets that have no way to tell a guest
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "system/memory-failure.h"
+
+MemoryFailureResult memory_failure_deliver(CPUState *cpu, hwaddr gpa,
+                                           MemoryFailureKind kind)
+{
+    return MEMORY_FAILURE_UNABLE;
+}
+
+void memory_failure_reset(void)
+{
+}
