@@ -1,0 +1,319 @@
+/*
+ * Telling the guest, the operator and a running migration
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "exec/address-spaces.h"
+#include "qapi/qapi-events-hugetlbfs-ras.h"
+#include "system/hugetlbfs-ras.h"
+#include "system/kvm.h"
+#include "system/memory-failure.h"
+#include "system/runstate.h"
+#include "ras.h"
+#include "trace.h"
+
+/*
+ * Time for a virtual CPU that touched a page to be told of it first, and
+ * then between two attempts: the guest acknowledges in milliseconds, or after
+ * minutes (AMD guests poll).
+ */
+#define RAS_OPTIONAL_FIRST_MS 50
+#define RAS_OPTIONAL_MIN_MS 10
+#define RAS_OPTIONAL_MAX_MS 1000
+
+/* How long an MMIO exit is held back for a guest that does not acknowledge. */
+#define RAS_MMIO_HOLD_NS (5 * NANOSECONDS_PER_SECOND)
+
+/* Finds a lost page that the guest was not told of. */
+static bool ras_find_untold(HugetlbfsRas *ras, RasPage **found,
+                            uint64_t *offset, hwaddr *gpa)
+{
+    RasBackend *backend;
+    RasPage *page;
+
+    QTAILQ_FOREACH(backend, &ras->backends, next) {
+        QTAILQ_FOREACH(page, &backend->pages, next) {
+            uint64_t at = page->offset;
+
+            for (; ras_page_next_untold(page, &at); at += RAS_TOLD_SIZE) {
+                if (ras_gpa(backend, at, gpa)) {
+                    *found = page;
+                    *offset = at;
+                    return true;
+                }
+            }
+        }
+    }
+    return false;
+}
+
+/*
+ * The lock is dropped while the guest is told, since that may stop virtual
+ * CPUs; the BQL keeps pages from being removed.
+ */
+static MemoryFailureResult ras_tell_one(HugetlbfsRas *ras)
+{
+    MemoryFailureResult result;
+    RasPage *page;
+    uint64_t offset;
+    hwaddr gpa;
+
+    WITH_QEMU_LOCK_GUARD(&ras->lock) {
+        if (!ras_find_untold(ras, &page, &offset, &gpa)) {
+            return MEMORY_FAILURE_UNABLE;
+        }
+        ras_page_set_told(page, offset, true);
+    }
+    result = memory_failure_deliver(NULL, gpa, MEMORY_FAILURE_OPTIONAL);
+    trace_hugetlbfs_ras_optional(gpa, result);
+    if (result == MEMORY_FAILURE_BUSY || result == MEMORY_FAILURE_LATER) {
+        hugetlbfs_ras_untell(gpa);
+    } else if (result == MEMORY_FAILURE_UNABLE) {
+        warn_report_once("hugetlbfs-ras: this guest cannot be told of lost "
+                         "memory that it does not touch");
+    }
+    return result;
+}
+
+static void ras_delivery_timer(void *opaque)
+{
+    HugetlbfsRas *ras = opaque;
+    MemoryFailureResult result;
+
+    do {
+        result = ras_tell_one(ras);
+    } while (result == MEMORY_FAILURE_TOLD);
+
+    if (result == MEMORY_FAILURE_UNABLE) {
+        return;
+    }
+    ras->retry_ms = MIN(ras->retry_ms * 2, RAS_OPTIONAL_MAX_MS);
+    timer_mod(ras->timer, qemu_clock_get_ms(QEMU_CLOCK_VIRTUAL) +
+              ras->retry_ms);
+}
+
+void ras_delivery_kick(HugetlbfsRas *ras)
+{
+    ras->retry_ms = RAS_OPTIONAL_MIN_MS;
+    timer_mod(ras->timer, qemu_clock_get_ms(QEMU_CLOCK_VIRTUAL) +
+              RAS_OPTIONAL_FIRST_MS);
+}
+
+static void ras_log(const HugetlbfsRasPage *info)
+{
+    g_autofree char *size = size_to_str(info->page_size);
+
+    if (info->state == HUGETLBFS_RAS_STATE_SPLIT) {
+        uint64_t lost = 0;
+
+        for (HugetlbfsRasLostRangeList *l = info->lost; l; l = l->next) {
+            lost += l->value->size;
+        }
+        warn_report("memory failure in a %s huge page of '%s' at offset 0x%"
+                    PRIx64 ": %" PRIu64 " KiB lost, the rest is saved",
+                    size, info->backend, info->offset, lost / 1024);
+    } else {
+        warn_report("memory failure in a %s huge page of '%s' at offset 0x%"
+                    PRIx64 ": not recovered, %s", size, info->backend,
+                    info->offset, info->reason);
+    }
+}
+
+/* Takes the next page to announce out of the ledger; NULL if there is none. */
+static HugetlbfsRasPage *ras_next_announcement(HugetlbfsRas *ras)
+{
+    RasBackend *backend;
+    RasPage *page;
+
+    QEMU_LOCK_GUARD(&ras->lock);
+    QTAILQ_FOREACH(backend, &ras->backends, next) {
+        QTAILQ_FOREACH(page, &backend->pages, next) {
+            if (page->announce) {
+                page->announce = false;
+                return ras_page_info(page);
+            }
+        }
+    }
+    return NULL;
+}
+
+static void ras_bh(void *opaque)
+{
+    HugetlbfsRas *ras = opaque;
+    HugetlbfsRasPage *info;
+    bool news = false;
+
+    while ((info = ras_next_announcement(ras))) {
+        ras_log(info);
+        qapi_event_send_hugetlbfs_ras(info);
+        qapi_free_HugetlbfsRasPage(info);
+        news = true;
+    }
+    if (news && qatomic_read(&ras->split_pages)) {
+        ras_fail_migration();
+        ras_delivery_kick(ras);
+    }
+
+    for (;;) {
+        void *addr;
+
+        WITH_QEMU_LOCK_GUARD(&ras->lock) {
+            addr = g_queue_pop_head(&ras->stock);
+        }
+        if (!addr) {
+            break;
+        }
+        if (kvm_enabled()) {
+            kvm_on_sigbus(BUS_MCEERR_AO, addr);
+        }
+    }
+}
+
+void ras_delivery_init(HugetlbfsRas *ras)
+{
+    ras->bh = qemu_bh_new(ras_bh, ras);
+    ras->timer = timer_new_ms(QEMU_CLOCK_VIRTUAL, ras_delivery_timer, ras);
+}
+
+/* Lock held. */
+static RasPage *ras_lost_page_at(HugetlbfsRas *ras, void *host,
+                                 uint64_t *offset)
+{
+    RasBackend *backend = ras_backend_at(ras, host);
+    RasPage *page;
+
+    if (!backend) {
+        return NULL;
+    }
+    *offset = QEMU_ALIGN_DOWN((uint8_t *)host - backend->host, RAS_TOLD_SIZE);
+    page = ras_page_at(backend, *offset);
+    return page && ras_page_is_lost(page, *offset) ? page : NULL;
+}
+
+static MemoryFailureResult ras_deliver(CPUState *cpu, void *host,
+                                       MemoryFailureKind kind)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+    MemoryFailureResult result;
+    uint64_t offset;
+    RasPage *page;
+    hwaddr gpa;
+
+    WITH_QEMU_LOCK_GUARD(&ras->lock) {
+        page = ras_lost_page_at(ras, host, &offset);
+        if (!page || !ras_gpa(page->backend, offset, &gpa)) {
+            /* Discarded or unplugged meanwhile. */
+            return MEMORY_FAILURE_LATER;
+        }
+    }
+    result = memory_failure_deliver(cpu, gpa, kind);
+    trace_hugetlbfs_ras_touch(cpu->cpu_index, host, gpa, result);
+    if (result == MEMORY_FAILURE_TOLD) {
+        QEMU_LOCK_GUARD(&ras->lock);
+        page = ras_lost_page_at(ras, host, &offset);
+        if (page) {
+            ras_page_set_told(page, offset, true);
+        }
+    } else if (result == MEMORY_FAILURE_UNABLE) {
+        error_report("CPU %d touched lost memory at guest address 0x%"
+                     HWADDR_PRIx " and cannot be told of it", cpu->cpu_index,
+                     gpa);
+        qemu_system_guest_panicked(NULL);
+    }
+    return result;
+}
+
+void hugetlbfs_ras_touch(CPUState *cpu, void *host)
+{
+    MemoryFailureResult result;
+
+    bql_lock();
+    result = ras_deliver(cpu, host, MEMORY_FAILURE_FAULT);
+    bql_unlock();
+    if (result == MEMORY_FAILURE_BUSY) {
+        g_usleep(1000);
+    }
+}
+
+void *ras_gpa_to_host(hwaddr gpa)
+{
+    MemoryRegion *mr;
+    hwaddr offset, len = 1;
+
+    RCU_READ_LOCK_GUARD();
+    mr = address_space_translate(&address_space_memory, gpa, &offset, &len,
+                                 false, MEMTXATTRS_UNSPECIFIED);
+    if (!memory_region_is_ram(mr)) {
+        return NULL;
+    }
+    return (uint8_t *)memory_region_get_ram_ptr(mr) + offset;
+}
+
+void hugetlbfs_ras_untell(hwaddr gpa)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+    void *host = ras_gpa_to_host(gpa);
+    uint64_t offset;
+    RasPage *page;
+
+    QEMU_LOCK_GUARD(&ras->lock);
+    page = host ? ras_lost_page_at(ras, host, &offset) : NULL;
+    if (page) {
+        ras_page_set_told(page, offset, false);
+        timer_mod(ras->timer, qemu_clock_get_ms(QEMU_CLOCK_VIRTUAL) +
+                  RAS_OPTIONAL_MAX_MS);
+    }
+}
+
+bool hugetlbfs_ras_mmio(CPUState *cpu, hwaddr gpa, void *data, unsigned len,
+                        bool is_write)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+    MemoryFailureResult result;
+    int64_t start;
+    uint64_t offset;
+    void *host;
+
+    if (likely(!qatomic_read(&ras->lost_pages))) {
+        return false;
+    }
+    host = ras_gpa_to_host(gpa);
+    if (!host) {
+        return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&ras->lock) {
+        if (!ras_lost_page_at(ras, host, &offset)) {
+            return false;
+        }
+    }
+
+    /* KVM finishes the instruction with this, so the error must come first. */
+    start = get_clock();
+    do {
+        bql_lock();
+        result = ras_deliver(cpu, host, MEMORY_FAILURE_ACCESS);
+        bql_unlock();
+        if (result == MEMORY_FAILURE_BUSY) {
+            g_usleep(1000);
+        }
+    } while (result == MEMORY_FAILURE_BUSY &&
+             get_clock() - start < RAS_MMIO_HOLD_NS);
+    if (result != MEMORY_FAILURE_TOLD) {
+        error_report("CPU %d touched lost memory at guest address 0x%"
+                     HWADDR_PRIx " and did not finish its previous machine "
+                     "check", cpu->cpu_index, gpa);
+        qemu_system_reset_request(SHUTDOWN_CAUSE_GUEST_RESET);
+    }
+    if (!is_write) {
+        memset(data, 0xff, len);
+    }
+    qatomic_set(&cpu->exit_request, 1);
+    return true;
+}

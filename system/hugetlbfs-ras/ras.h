@@ -1,0 +1,215 @@
+/*
+ * Recovery from memory failures in guest RAM on huge pages: internals
+ *
+ * Threads: the listener changes the ledger; the main thread registers
+ * backends, delivers, resets and answers the monitor; virtual CPUs ask and
+ * mark pages as told.
+ *
+ * Lock: ras->lock protects everything in HugetlbfsRas, RasBackend and
+ * RasPage unless a field says otherwise.  It is a leaf: nothing is locked and
+ * nothing waits while it is held.  The listener drops it while the engine
+ * works; the page is then in state SPLITTING and ras->busy is set, and
+ * nobody but the listener touches it.
+ *
+ * The listener never takes the BQL, because who holds the BQL may be waiting
+ * for it in the SIGBUS handler.  What needs the BQL it leaves to a bottom
+ * half in the main loop.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HUGETLBFS_RAS_RAS_H
+#define HUGETLBFS_RAS_RAS_H
+
+#include "qemu/hugepage-split.h"
+#include "qemu/queue.h"
+#include "qemu/thread.h"
+#include "qemu/timer.h"
+#include "exec/memory.h"
+#include "exec/ramlist.h"
+#include "qapi/qapi-types-hugetlbfs-ras.h"
+#include "system/hostmem.h"
+#include "system/sigbus-intake.h"
+
+/*
+ * What a guest is told of at a time: the page of the smallest granule of both
+ * architectures, and what Linux takes off line for one record.
+ */
+#define RAS_TOLD_SIZE 4096
+
+typedef struct RasPage RasPage;
+
+/**
+ * RasBackend: a memory backend on huge pages
+ *
+ * @id: of the memory backend
+ * @mr, @rb, @host, @size, @page_size: its memory, bytes
+ * @range: template for the engine: settings, file, small page size
+ * @numa_nodes: what @range points to
+ * @required: hugetlbfs-ras=on
+ * @unfit: why it can never be recovered; NULL if it can
+ * @shared: another process maps it
+ * @pages: huge pages with an error, ascending
+ */
+typedef struct RasBackend {
+    char *id;
+    MemoryRegion *mr;
+    RAMBlock *rb;
+    uint8_t *host;
+    uint64_t size;
+    size_t page_size;
+    HugepageRange range;
+    DECLARE_BITMAP(numa_nodes, MAX_NODES + 1);
+    bool required;
+    char *unfit;
+    bool shared;
+    QTAILQ_HEAD(, RasPage) pages;
+    QTAILQ_ENTRY(RasBackend) next;
+} RasBackend;
+
+/**
+ * RasPage: a huge page with an error
+ *
+ * @backend: where it is
+ * @offset: where in it, in bytes
+ * @state: see hugetlbfs_ras_transition_valid()
+ * @reason: why it was refused or failed, or is still split after a reset
+ * @lost: a bit per small page; NULL unless split
+ * @told: a bit per RAS_TOLD_SIZE; NULL unless split
+ * @lost_pages: bits set in @lost
+ * @salvaged: bytes
+ * @longest_stall: nanoseconds
+ * @announce: the main loop has to emit an event
+ */
+struct RasPage {
+    RasBackend *backend;
+    uint64_t offset;
+    HugetlbfsRasState state;
+    char *reason;
+    unsigned long *lost;
+    unsigned long *told;
+    size_t lost_pages;
+    uint64_t salvaged;
+    int64_t longest_stall;
+    bool announce;
+    QTAILQ_ENTRY(RasPage) next;
+};
+
+/**
+ * HugetlbfsRas: the subsystem
+ *
+ * @initialized: @lock can be used; main thread, BQL
+ * @started: there is a listener; main thread, BQL
+ * @lost_pages, @split_pages: sums over the ledger; written under @lock, read
+ *     atomically by anybody
+ * @peers: processes that map all guest RAM; atomic
+ * @busy: the page the engine works on
+ * @idle: signalled when @busy becomes NULL
+ * @stock: addresses of action-optional errors that are not ours
+ * @bh: main loop: events and @stock
+ * @timer: main loop, guest's time: tells the guest
+ * @retry_ms: current period of @timer
+ */
+typedef struct HugetlbfsRas {
+    bool initialized;
+    bool started;
+    QemuMutex lock;
+    QemuCond idle;
+    QTAILQ_HEAD(, RasBackend) backends;
+    size_t lost_pages;
+    size_t split_pages;
+    unsigned peers;
+    RasPage *busy;
+    GQueue stock;
+    QEMUBH *bh;
+    QEMUTimer *timer;
+    int retry_ms;
+    QemuThread thread;
+    RAMBlockNotifier notifier;
+} HugetlbfsRas;
+
+extern HugetlbfsRas hugetlbfs_ras;
+
+/* ledger.c; all with the lock held */
+
+/**
+ * hugetlbfs_ras_transition_valid: the one table of states
+ */
+bool hugetlbfs_ras_transition_valid(HugetlbfsRasState from,
+                                    HugetlbfsRasState to);
+RasBackend *ras_backend_at(HugetlbfsRas *ras, const void *host);
+RasPage *ras_page_at(RasBackend *backend, uint64_t offset);
+/* Finds the page at @offset or adds one in state REPORTED. */
+RasPage *ras_page_get(RasBackend *backend, uint64_t offset);
+/* @reason is taken over. */
+void ras_page_set_state(RasPage *page, HugetlbfsRasState state, char *reason);
+/* Takes over the bitmap of @result. */
+void ras_page_set_split(HugetlbfsRas *ras, RasPage *page,
+                        HugepageSplitResult *result);
+bool ras_page_is_lost(const RasPage *page, uint64_t offset);
+void ras_page_set_lost(HugetlbfsRas *ras, RasPage *page, uint64_t offset);
+/* Bytes [start, start + length) of the page are plain memory again. */
+void ras_page_clear_lost(HugetlbfsRas *ras, RasPage *page, uint64_t start,
+                         uint64_t length);
+/* First RAS_TOLD_SIZE at or after @offset that is lost and not told. */
+bool ras_page_next_untold(const RasPage *page, uint64_t *offset);
+void ras_page_set_told(RasPage *page, uint64_t offset, bool told);
+void ras_page_free(HugetlbfsRas *ras, RasPage *page);
+/* Waits, dropping the lock, until the engine is done. */
+void ras_wait_idle(HugetlbfsRas *ras);
+
+/**
+ * ras_gpa: guest-physical address of a piece of a backend
+ *
+ * Returns: false if it is not mapped into the guest now.
+ * Context: any; takes the RCU read lock.
+ */
+bool ras_gpa(const RasBackend *backend, uint64_t offset, hwaddr *gpa);
+
+/* The engine's description of the huge page at @offset. */
+HugepageRange ras_range(const RasBackend *backend, uint64_t offset);
+
+/* backend.c */
+
+/**
+ * ras_unfit: why this memory can never be recovered
+ *
+ * Returns: an allocated sentence, or NULL.
+ */
+char *ras_unfit(RAMBlock *rb);
+
+/* eligible.c */
+
+/**
+ * ras_refusal: why an error now would not be recovered from
+ *
+ * Context: any thread, no lock needed but that @backend stays.
+ * Returns: an allocated sentence, or NULL.
+ */
+char *ras_refusal(const HugetlbfsRas *ras, const RasBackend *backend);
+
+/* listener.c */
+void ras_listener_start(HugetlbfsRas *ras);
+
+/* delivery.c */
+void ras_delivery_init(HugetlbfsRas *ras);
+/* Has the guest told of lost pages soon; BQL. */
+void ras_delivery_kick(HugetlbfsRas *ras);
+
+/* reset.c */
+void ras_reset_init(HugetlbfsRas *ras);
+
+/* Host-virtual address of guest RAM, NULL if @gpa is something else. */
+void *ras_gpa_to_host(hwaddr gpa);
+
+/* users.c */
+/* Is any huge page of [start, start + length) of @rb split? */
+bool ras_range_is_split(HugetlbfsRas *ras, RAMBlock *rb, uint64_t start,
+                        uint64_t length);
+/* A migration that runs now cannot be trusted to end well: fail it; BQL. */
+void ras_fail_migration(void);
+
+/* monitor.c; with the lock held */
+HugetlbfsRasPage *ras_page_info(RasPage *page);
+
+#endif /* HUGETLBFS_RAS_RAS_H */
