@@ -175,6 +175,25 @@ void sigbus_intake_next(SigbusReport *report)
     }
 }
 
+/*
+ * QEMU itself touched memory that is gone.  The process is about to die of it
+ * as it always did; leave a word why.  No stdio in a signal handler.
+ */
+static void sigbus_last_words(const void *addr)
+{
+    static const char digits[] = "0123456789abcdef";
+    char text[] = "qemu: fatal: QEMU itself touched memory lost to a memory "
+                  "failure at 0x0000000000000000\n";
+    char *digit = strstr(text, "0x") + 2 + 15;
+
+    for (uintptr_t rest = (uintptr_t)addr; rest; rest >>= 4) {
+        *digit-- = digits[rest & 15];
+    }
+    if (RETRY_ON_EINTR(write(STDERR_FILENO, text, sizeof(text) - 1)) < 0) {
+        return;
+    }
+}
+
 bool sigbus_intake_signal(const siginfo_t *si)
 {
     SigbusReport report = {
@@ -199,6 +218,9 @@ bool sigbus_intake_signal(const siginfo_t *si)
         self.hit = true;
     } else {
         handled = sigbus_intake_ask(&report) == SIGBUS_VERDICT_RETRY;
+        if (!handled) {
+            sigbus_last_words(report.addr);
+        }
     }
     errno = saved_errno;
     return handled;

@@ -12,6 +12,7 @@
 #include "exec/ramblock.h"
 #include "hw/boards.h"
 #include "system/hugetlbfs-ras.h"
+#include "system/qtest.h"
 #include "system/runstate.h"
 #include "system/system.h"
 #include "ras.h"
@@ -83,9 +84,9 @@ static void ras_init_settings(RasBackend *b, HostMemoryBackend *backend)
     HugepageSettings *settings = &b->range.settings;
     unsigned long last = find_last_bit(backend->host_nodes, MAX_NODES);
 
-    settings->mergeable = backend->merge;
-    settings->nodump = !backend->dump;
     settings->locked = should_mlock(mlock_state);
+    /* As ram_block_add() does. */
+    settings->nofork = !qtest_enabled();
     settings->numa_mode = backend->policy;
     bitmap_copy(b->numa_nodes, backend->host_nodes, MAX_NODES + 1);
     settings->numa_nodes = b->numa_nodes;
@@ -99,6 +100,7 @@ static RasBackend *ras_backend_new(HostMemoryBackend *backend)
     RAMBlock *rb = backend->mr.ram_block;
 
     b->id = host_memory_backend_get_name(backend);
+    b->hostmem = backend;
     b->mr = &backend->mr;
     b->rb = rb;
     b->host = qemu_ram_get_host_addr(rb);

@@ -110,7 +110,9 @@ static void ras_log(const HugetlbfsRasPage *info)
 {
     g_autofree char *size = size_to_str(info->page_size);
 
-    if (info->state == HUGETLBFS_RAS_STATE_SPLIT) {
+    if (info->state == HUGETLBFS_RAS_STATE_SPLIT && info->reason) {
+        /* Still on small pages after a reset, which has warned. */
+    } else if (info->state == HUGETLBFS_RAS_STATE_SPLIT) {
         uint64_t lost = 0;
 
         for (HugetlbfsRasLostRangeList *l = info->lost; l; l = l->next) {

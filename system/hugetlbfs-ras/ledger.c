@@ -244,5 +244,8 @@ HugepageRange ras_range(const RasBackend *backend, uint64_t offset)
     offset = QEMU_ALIGN_DOWN(offset, backend->page_size);
     range.host = backend->host + offset;
     range.fd_offset += offset;
+    /* These two can be set while the VM runs. */
+    range.settings.mergeable = backend->hostmem->merge;
+    range.settings.nodump = !backend->hostmem->dump;
     return range;
 }

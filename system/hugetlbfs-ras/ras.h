@@ -43,6 +43,7 @@ typedef struct RasPage RasPage;
  * RasBackend: a memory backend on huge pages
  *
  * @id: of the memory backend
+ * @hostmem: the memory backend, whose settings may change
  * @mr, @rb, @host, @size, @page_size: its memory, bytes
  * @range: template for the engine: settings, file, small page size
  * @numa_nodes: what @range points to
@@ -53,6 +54,7 @@ typedef struct RasPage RasPage;
  */
 typedef struct RasBackend {
     char *id;
+    HostMemoryBackend *hostmem;
     MemoryRegion *mr;
     RAMBlock *rb;
     uint8_t *host;

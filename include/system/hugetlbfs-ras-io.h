@@ -1,0 +1,27 @@
+/*
+ * Recovery from memory failures: I/O into guest RAM by system calls
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef SYSTEM_HUGETLBFS_RAS_IO_H
+#define SYSTEM_HUGETLBFS_RAS_IO_H
+
+/**
+ * hugetlbfs_ras_retry_io: should a failed transfer be tried again?
+ *
+ * A system call that meets a poisoned huge page gets EFAULT and no signal,
+ * although most of the bytes come back a moment later.  If the call failed with
+ * EFAULT and guest RAM in its buffers is poisoned, this waits until it is
+ * recovered.
+ *
+ * @iov, @iovcnt: the buffers
+ *
+ * Context: any thread that may block; the BQL may be held.  Uses and keeps
+ * errno.
+ * Returns: true if something was poisoned and no more is; false if the error
+ * stands.
+ */
+bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt);
+
+#endif /* SYSTEM_HUGETLBFS_RAS_IO_H */

@@ -1,0 +1,13 @@
+/*
+ * Recovery from memory failures, for programs without guest RAM
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "system/hugetlbfs-ras-io.h"
+
+bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt)
+{
+    return false;
+}
