@@ -1,0 +1,92 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""build/ARCH: configure and build QEMU from the prepared tree."""
+
+import os
+import shutil
+
+import debian
+import layout
+import packages
+import prepare
+import ui
+from layout import BUILD, PYTHON
+
+OPTIONS = '''--without-default-features --enable-system --enable-kvm
+    --enable-tcg --enable-fdt=system --enable-pixman --enable-numa
+    --enable-hugetlbfs-ras --disable-install-blobs --disable-docs
+    --disable-download'''.split()
+
+
+def tools():
+    """The directory with a meson that QEMU 10.0 accepts (>= 1.5)."""
+    there = BUILD / 'tools'
+    if not (there / 'usr/lib/python3/dist-packages/mesonbuild').is_dir():
+        debs = debian.download(['meson'])
+        with layout.complete_dir(there) as part:
+            debian.unpack(debs, part)
+    return there
+
+
+def environment():
+    env = dict(os.environ)
+    env['PYTHONPATH'] = str(tools() / 'usr/lib/python3/dist-packages')
+    for name in ('DESTDIR', 'MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'ARCH'):
+        env.pop(name, None)
+    if shutil.which('ccache'):
+        env['CC'] = 'ccache ' + (env.get('CC') or 'gcc')
+    return env
+
+
+def configured(name, options=()):
+    """The build directory @name, configured with @options besides OPTIONS."""
+    where = BUILD / name
+    tree = prepare.prepare()
+    cmd = [str(tree / 'configure'), '--python=' + PYTHON, *OPTIONS, *options]
+    stamp = where / 'configured-by'
+    if stamp.exists() and stamp.read_text() == '\n'.join(cmd):
+        return where
+    layout.need_disk(1200, 'the build')
+    layout.remove(where)
+    where.mkdir(parents=True)
+    try:
+        ui.run(cmd, 'configure ' + name,
+               log=BUILD / ('configure-%s.log' % name), cwd=where,
+               env=environment())
+        for site in where.glob('pyvenv/lib/python3*/site-packages'):
+            # so that plain `ninja` in this directory finds our meson too
+            (site / 'meson.pth').write_text(environment()['PYTHONPATH'] + '\n')
+        stamp.write_text('\n'.join(cmd))
+    finally:
+        if not stamp.exists():
+            layout.remove(where)
+    return where
+
+
+def _steps(line):
+    line = line or ''
+    return line[:line.find(']') + 1] if line.startswith('[') else None
+
+
+def ninja(where, targets, what):
+    """Build @targets in @where; what is built already costs a second."""
+    ui.run(['ninja', *targets], what, log=BUILD / (where.name + '.log'),
+           cwd=where, env=environment(), how_far=_steps)
+
+
+
+def qemu(arch):
+    """Path of the QEMU built for @arch, with everything it needs."""
+    packages.ensure('build')
+    with layout.only_one(BUILD / ('%s.lock' % arch)):
+        where = configured(arch, ['--target-list=%s-softmmu' % arch])
+        ninja(where, ['qemu-system-' + arch], 'build qemu-system-' + arch)
+    return where / ('qemu-system-' + arch)
+
+
+def main():
+    ui.say('built: %s' % qemu(layout.arch()))
+
+
+if __name__ == '__main__':
+    ui.main(main)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Groups of `make check` that build and run: unit, qtest, QEMU's own, lab."""
+
+import os
+import shlex
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import build
+import firmware
+import layout
+import packages
+import report as rep
+import tree
+from groups_static import Group
+from layout import BUILD, PYTHON, ROOT
+
+LAB = ROOT / 'lab/run.py'           # prints TAP, one line per case
+
+# QEMU's own qtests that touch memory, machine checks, ACPI, migration and
+# hotplug, as they pass on stock QEMU 10.0 in this configuration; longest first
+QEMU_QTESTS = """bios-tables-test migration-test qos-test qmp-cmd-test
+    device-introspect-test test-x86-cpuid-compat qom-test test-hmp cxl-test
+    drive_del-test fw_cfg-test numa-test vmgenid-test device-plug-test
+    q35-test ivshmem-test i440fx-test vmcoreinfo-test qmp-test
+    readconfig-test cpu-plug-test virtio-balloon-test erst-test
+    machine-none-test""".split()
+NOT_HERE = {
+    '/x86_64/acpi/piix4/dimmpxm': "needs upstream's own build of SeaBIOS",
+    '/x86_64/acpi/q35/core-count2': 'needs KVM on real hardware (x2APIC)',
+    '/x86_64/acpi/q35/thread-count2': 'needs KVM on real hardware (x2APIC)',
+}
+# They say "-accel kvm -accel tcg".  The ACPI tables depend on what the KVM of
+# the machine can do (SMM), so every machine tests with TCG.  KVM: in the lab.
+WITHOUT_KVM = """#!/bin/bash
+args=()
+for arg; do
+    if [ "$arg" = kvm ] && [ "${args[-1]}" = -accel ]; then
+        unset 'args[-1]'
+    else
+        args+=("$arg")
+    fi
+done
+exec %s "${args[@]}"
+"""
+
+
+def _names(folder, prefix, suffix):
+    """Test programs of ours in @folder, without .c."""
+    return [n[:-2] for n in tree.new_files() if n.startswith(folder + prefix)
+            and n.endswith(suffix + '.c')]
+
+
+def _unit_tests():
+    return _names('tests/unit/', 'test-', '')
+
+
+def _qtests():
+    return _names('tests/qtest/', '', '-test')
+
+
+# -- unit: as it is, then under the sanitizers
+
+SANITIZED = {
+    'unit': ('x86_64', [], []),
+    'unit-asan': ('x86_64-asan', ['--enable-asan', '--enable-ubsan'], []),
+    # TSan needs the addresses that it has without randomization
+    'unit-tsan': ('x86_64-tsan', ['--enable-tsan'], ['setarch', '-R']),
+}
+
+
+def _run_unit(group):
+    def run(report, items):
+        name, options, prefix = SANITIZED[group]
+        env = dict(os.environ, ASAN_OPTIONS='detect_leaks=0:abort_on_error=1',
+                   UBSAN_OPTIONS='halt_on_error=1:print_stacktrace=1',
+                   TSAN_OPTIONS='halt_on_error=1')
+        with layout.only_one(BUILD / 'x86_64.lock'):
+            where = build.configured(
+                name, ['--target-list=x86_64-softmmu', *options])
+            build.ninja(where, items, 'build ' + group)
+            for item in items:
+                rep.run_tap(rep.Tap(report, group, item.split('/')[-1]),
+                            [*prefix, './' + item, '--tap', '-k'], 300,
+                            cwd=where, env=env)
+    return run
+
+
+# -- qtest
+
+def _without_kvm(qemu):
+    """A program that runs @qemu without any -accel kvm."""
+    wrapper = qemu.parent / 'without-kvm' / qemu.name   # qtest reads the name
+    wrapper.parent.mkdir(exist_ok=True)
+    wrapper.write_text(WITHOUT_KVM % shlex.quote(str(qemu)))
+    wrapper.chmod(0o755)
+    return wrapper
+
+
+def _run_qtests(group, jobs, stock):
+    def run(report, items):
+        names = [item.split('/')[-1] for item in items]
+        with layout.only_one(BUILD / 'x86_64.lock'):
+            where = build.configured('x86_64',
+                                     ['--target-list=x86_64-softmmu'])
+            build.ninja(where, ['qemu-system-x86_64'] +
+                        ['tests/qtest/' + n for n in names], 'build ' + group)
+            firmware.install(where)
+            qemu = where / 'qemu-system-x86_64'
+            env = dict(os.environ, PYTHON=PYTHON, QTEST_QEMU_BINARY=str(
+                _without_kvm(qemu) if stock else qemu))
+
+            def one(name):
+                tap = rep.Tap(report, group, name, known_skips=NOT_HERE)
+                args = [a for case in NOT_HERE for a in ('-s', case)]
+                rep.run_tap(tap, ['tests/qtest/' + name, '--tap', '-k',
+                                  *(args if stock else [])], 600, cwd=where,
+                            env=env)
+
+            with ThreadPoolExecutor(jobs) as pool:
+                list(pool.map(one, names))
+    return run
+
+
+# -- lab: real memory failure under a real KVM guest
+
+def _lab_cases():
+    if not LAB.exists():
+        return []
+    out = subprocess.run([PYTHON, '-B', str(LAB), '--list'], text=True,
+                         stdout=subprocess.PIPE).stdout
+    return [line.split()[0] for line in out.splitlines()] or ['lab']
+
+
+def _run_lab(report, items):
+    packages.ensure('lab')
+    qemu = build.qemu('x86_64')
+    tap = rep.Tap(report, 'lab', 'x86_64', show_notes=True,
+                  skip_is_failure=os.environ.get('CI') == 'true')
+    rep.run_tap(tap, [PYTHON, '-B', str(LAB), '--table', '--qemu', str(qemu),
+                      '--cases', ','.join(items)], 1500, cwd=ROOT)
+
+
+GROUPS = [
+    Group('unit', 'our unit tests', _unit_tests, _run_unit('unit')),
+    Group('unit-asan', 'the same under ASan and UBSan', _unit_tests,
+          _run_unit('unit-asan')),
+    Group('unit-tsan', 'the same under TSan', _unit_tests,
+          _run_unit('unit-tsan')),
+    Group('qtest', 'our qtests', _qtests, _run_qtests('qtest', 1, False)),
+    Group('qemu', "QEMU's own qtests of what the hooks touch",
+          lambda: QEMU_QTESTS, _run_qtests('qemu', 2, True)),
+    Group('lab', 'real memory failure under a KVM guest',
+          _lab_cases, _run_lab),
+]
