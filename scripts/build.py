@@ -13,7 +13,7 @@ import ui
 from layout import BUILD, PYTHON
 
 OPTIONS = '''--without-default-features --enable-system --enable-kvm
-    --enable-tcg --enable-fdt=system --enable-pixman --enable-numa
+    --enable-tcg --enable-vhost-user --enable-fdt=system --enable-pixman --enable-numa
     --enable-hugetlbfs-ras --disable-install-blobs --disable-docs
     --disable-download'''.split()
 

@@ -73,9 +73,10 @@ static MemoryFailureResult ras_tell_one(HugetlbfsRas *ras)
     }
     result = memory_failure_deliver(NULL, gpa, MEMORY_FAILURE_OPTIONAL);
     trace_hugetlbfs_ras_optional(gpa, result);
-    if (result == MEMORY_FAILURE_BUSY || result == MEMORY_FAILURE_LATER) {
+    if (result != MEMORY_FAILURE_TOLD) {
         hugetlbfs_ras_untell(gpa);
-    } else if (result == MEMORY_FAILURE_UNABLE) {
+    }
+    if (result == MEMORY_FAILURE_UNABLE) {
         warn_report_once("hugetlbfs-ras: this guest cannot be told of lost "
                          "memory that it does not touch");
     }
@@ -92,6 +93,7 @@ static void ras_delivery_timer(void *opaque)
     } while (result == MEMORY_FAILURE_TOLD);
 
     if (result == MEMORY_FAILURE_UNABLE) {
+        timer_del(ras->timer);
         return;
     }
     ras->retry_ms = MIN(ras->retry_ms * 2, RAS_OPTIONAL_MAX_MS);

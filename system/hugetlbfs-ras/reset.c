@@ -10,6 +10,7 @@
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
+#include "block/block.h"
 #include "exec/ramblock.h"
 #include "system/hugetlbfs-ras.h"
 #include "system/memory-failure.h"
@@ -64,6 +65,19 @@ static void ras_reset_page(HugetlbfsRas *ras, RasPage *page)
     }
 }
 
+static bool ras_any_page(HugetlbfsRas *ras)
+{
+    RasBackend *backend;
+
+    QEMU_LOCK_GUARD(&ras->lock);
+    QTAILQ_FOREACH(backend, &ras->backends, next) {
+        if (!QTAILQ_EMPTY(&backend->pages)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /*
  * Virtual CPUs are stopped.  Registered with the first backend, long before
  * the loaders of ROMs, so what they write goes to the new memory.
@@ -74,14 +88,24 @@ static void ras_reset(void *opaque)
     RasBackend *backend;
     RasPage *page, *next;
 
-    QEMU_LOCK_GUARD(&ras->lock);
-    ras_wait_idle(ras);
-    QTAILQ_FOREACH(backend, &ras->backends, next) {
-        QTAILQ_FOREACH_SAFE(page, &backend->pages, next, next) {
-            ras_reset_page(ras, page);
+    memory_failure_reset();
+    if (!ras_any_page(ras)) {
+        return;
+    }
+    /*
+     * This runs before the devices are reset.  A write to a disk that is under
+     * way must not find zeros where the guest left data.
+     */
+    bdrv_drain_all_begin();
+    WITH_QEMU_LOCK_GUARD(&ras->lock) {
+        ras_wait_idle(ras);
+        QTAILQ_FOREACH(backend, &ras->backends, next) {
+            QTAILQ_FOREACH_SAFE(page, &backend->pages, next, next) {
+                ras_reset_page(ras, page);
+            }
         }
     }
-    memory_failure_reset();
+    bdrv_drain_all_end();
     timer_del(ras->timer);
     qemu_bh_schedule(ras->bh);
 }

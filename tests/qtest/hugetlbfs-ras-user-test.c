@@ -1,0 +1,441 @@
+/*
+ * Tests of the recovery from memory failures: others that read or drop RAM
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <zlib.h>
+#include "elf.h"
+#include "qemu/bitmap.h"
+#include "qemu/cutils.h"
+#include "libqos/malloc-pc.h"
+#include "libqos/pci-pc.h"
+#include "libqos/virtio-pci.h"
+#include "standard-headers/linux/virtio_config.h"
+#include "hugetlbfs-ras-vm.h"
+
+#define LOST (4 * HUGE_PAGE + 3 * SMALL_PAGE)
+
+static char *dump_guest(RasVm *vm, const char *format)
+{
+    g_autofree char *uri = NULL;
+    char *path;
+    int fd = g_file_open_tmp("hugetlbfs-ras-XXXXXX", &path, NULL);
+
+    g_assert(fd >= 0);
+    close(fd);
+    uri = g_strdup_printf("file:%s", path);
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'dump-guest-memory', 'arguments': {"
+                          "  'paging': false, 'protocol': %s, 'format': %s } }",
+                          uri, format));
+    return path;
+}
+
+/* Finds a page of the guest in the dump of an ELF file. */
+static void elf_page(const char *dump, size_t size, uint64_t gpa, void *page)
+{
+    const Elf64_Ehdr *ehdr = (const Elf64_Ehdr *)dump;
+
+    for (int i = 0; i < ehdr->e_phnum; i++) {
+        const Elf64_Phdr *p = (const Elf64_Phdr *)(dump + ehdr->e_phoff) + i;
+
+        if (p->p_type == PT_LOAD && gpa - p->p_paddr < p->p_filesz) {
+            g_assert_cmpint(p->p_offset + p->p_filesz, <=, size);
+            memcpy(page, dump + p->p_offset + (gpa - p->p_paddr), SMALL_PAGE);
+            return;
+        }
+    }
+    g_assert_not_reached();
+}
+
+/* Offsets of include/system/dump.h: DiskDumpHeader64, PageDescriptor */
+#define KDUMP_SUB_HDR_BLOCKS 432
+#define KDUMP_BITMAP_BLOCKS 436
+
+typedef struct KdumpPage {
+    uint64_t offset;
+    uint32_t size;
+    uint32_t flags;
+    uint64_t page_flags;
+} KdumpPage;
+
+/* The same in a kdump: descriptors of the pages whose bit is set, then data */
+static void kdump_page(const char *dump, size_t size, uint64_t gpa, void *page)
+{
+    uint32_t sub = *(const uint32_t *)(dump + KDUMP_SUB_HDR_BLOCKS);
+    uint32_t bitmap = *(const uint32_t *)(dump + KDUMP_BITMAP_BLOCKS);
+    const char *bits = dump + (1 + sub + bitmap / 2) * SMALL_PAGE;
+    const KdumpPage *desc = (const void *)(dump + (1 + sub + bitmap) *
+                                           SMALL_PAGE);
+    uLongf length = SMALL_PAGE;
+
+    for (uint64_t pfn = 0; pfn < gpa / SMALL_PAGE; pfn++) {
+        desc += bits[pfn / 8] >> (pfn % 8) & 1;
+    }
+    g_assert_cmpint(desc->offset + desc->size, <=, size);
+    if (desc->flags) {
+        g_assert(uncompress(page, &length, (void *)(dump + desc->offset),
+                            desc->size) == Z_OK);
+        g_assert_cmpint(length, ==, SMALL_PAGE);
+    } else {
+        g_assert_cmpint(desc->size, ==, SMALL_PAGE);
+        memcpy(page, dump + desc->offset, SMALL_PAGE);
+    }
+}
+
+static void check_dump(const char *path,
+                       void (*get)(const char *, size_t, uint64_t, void *))
+{
+    g_autofree char *dump = NULL;
+    uint64_t page[SMALL_PAGE / sizeof(uint64_t)];
+    gsize size;
+
+    g_assert(g_file_get_contents(path, &dump, &size, NULL));
+    for (uint64_t gpa = 3 * HUGE_PAGE; gpa < 6 * HUGE_PAGE;
+         gpa += SMALL_PAGE) {
+        get(dump, size, gpa, page);
+        if (gpa == LOST || gpa == LOST + HUGE_PAGE) {
+            g_assert(buffer_is_zero(page, SMALL_PAGE));
+        } else {
+            ras_pattern_check_buffer(page, gpa, SMALL_PAGE, 1);
+        }
+    }
+}
+
+static void test_dump(void)
+{
+    const uint64_t lost[] = { LOST, LOST + HUGE_PAGE };
+    g_autofree char *elf = NULL, *raw = NULL, *zlib = NULL;
+    RasVm *vm = ras_vm_start("", "");
+
+    if (!vm) {
+        return;
+    }
+    ras_pattern_write(vm, 3 * HUGE_PAGE, 3 * HUGE_PAGE, 1);
+    ras_inject(vm, lost, 2, false);
+    elf = dump_guest(vm, "elf");
+    raw = dump_guest(vm, "kdump-raw-zlib");
+    zlib = dump_guest(vm, "kdump-zlib");
+    g_assert_cmpint(ras_vm_log_count(vm, "warning: dump-guest-memory: 2 lost "
+                                     "pages of guest RAM are written as zeros"),
+                    ==, 3);
+    ras_vm_quit(vm);
+    check_dump(elf, elf_page);
+    check_dump(raw, kdump_page);
+    unlink(elf);
+    unlink(raw);
+    unlink(zlib);
+}
+
+static void migrate(RasVm *vm)
+{
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'migrate', 'arguments': {"
+                          "  'uri': 'exec:cat >/dev/null' } }"));
+}
+
+static char *migrate_fails(RasVm *vm)
+{
+    return ras_qmp_error(vm, "{ 'execute': 'migrate', 'arguments': {"
+                         "  'uri': 'exec:cat >/dev/null' } }");
+}
+
+static void set_bandwidth(RasVm *vm, uint64_t bytes)
+{
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'migrate-set-parameters',"
+                          "  'arguments': { 'max-bandwidth': %" PRIu64 " } }",
+                          bytes));
+}
+
+/* Returns the error, if any. */
+static char *wait_migration(RasVm *vm, const char *status)
+{
+    for (int i = 0; i < 3000; i++) {
+        QDict *rsp = ras_qmp(vm, "{ 'execute': 'query-migrate' }");
+        QDict *info = qdict_get_qdict(rsp, "return");
+        bool there = !strcmp(qdict_get_try_str(info, "status") ?: "", status);
+        char *error = g_strdup(qdict_get_try_str(info, "error-desc"));
+
+        qobject_unref(rsp);
+        if (there) {
+            return error;
+        }
+        g_free(error);
+        g_usleep(10000);
+    }
+    g_assert_not_reached();
+}
+
+static void expect_running(RasVm *vm)
+{
+    QDict *rsp = ras_qmp(vm, "{ 'execute': 'query-status' }");
+
+    g_assert(qdict_get_bool(qdict_get_qdict(rsp, "return"), "running"));
+    qobject_unref(rsp);
+}
+
+static void test_migration_blocked(void)
+{
+    g_autofree char *error = NULL;
+    RasVm *vm = ras_vm_start("", "");
+
+    if (!vm) {
+        return;
+    }
+    ras_inject_one(vm, LOST);
+    error = migrate_fails(vm);
+    g_assert(strstr(error, "hardware poisoned memory"));
+    expect_running(vm);
+    ras_reset(vm);
+    set_bandwidth(vm, 1 * GiB);
+    migrate(vm);
+    g_free(wait_migration(vm, "completed"));
+    ras_vm_quit(vm);
+}
+
+static void test_migration_running(void)
+{
+    const RasExpect expect[] = {
+        { 4 * HUGE_PAGE, { { LOST, SMALL_PAGE } }, 1 },
+        { 5 * HUGE_PAGE, { { LOST + HUGE_PAGE, SMALL_PAGE } }, 1 },
+    };
+    g_autofree char *error = NULL;
+    RasVm *vm = ras_vm_start("", "");
+
+    if (!vm) {
+        return;
+    }
+    ras_pattern_write(vm, 3 * HUGE_PAGE, 3 * HUGE_PAGE, 1);
+    set_bandwidth(vm, 64 * KiB);
+    migrate(vm);
+    g_free(wait_migration(vm, "active"));
+    ras_events_clear(vm);
+
+    ras_inject_one(vm, LOST);
+    error = wait_migration(vm, "failed");
+    g_test_message("%s", error);
+    g_assert(error && strstr(error, "memory failure"));
+    expect_running(vm);
+    g_assert_cmpint(ras_event_count(vm, "STOP"), ==, 0);
+    g_assert_cmpint(ras_event_count(vm, "RESUME"), ==, 0);
+    ras_inject_one(vm, LOST + HUGE_PAGE);
+    ras_expect_query(vm, expect, 2);
+    ras_pattern_check(vm, 3 * HUGE_PAGE, LOST - 3 * HUGE_PAGE, 1);
+
+    ras_reset(vm);
+    set_bandwidth(vm, 1 * GiB);
+    migrate(vm);
+    g_free(wait_migration(vm, "completed"));
+    ras_vm_quit(vm);
+}
+
+static void set_ignore_shared(RasVm *vm, bool on)
+{
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'migrate-set-capabilities',"
+                          "  'arguments': { 'capabilities': [ {"
+                          "    'capability': 'x-ignore-shared',"
+                          "    'state': %i } ] } }", on));
+}
+
+/* Nothing is lost, but the file does not hold what the guest has. */
+static void check_not_handed_over(RasVm *vm)
+{
+    g_autofree char *error = NULL;
+
+    set_ignore_shared(vm, true);
+    error = migrate_fails(vm);
+    g_assert_cmpstr(error, ==, "guest RAM has a memory failure and does not "
+                    "reach its file any more, so it cannot be handed over by "
+                    "it");
+    set_ignore_shared(vm, false);
+    set_bandwidth(vm, 1 * GiB);
+    migrate(vm);
+    g_free(wait_migration(vm, "completed"));
+}
+
+typedef struct Balloon {
+    QGuestAllocator alloc;
+    QPCIBus *bus;
+    QVirtioPCIDevice *dev;
+    QVirtQueue *inflate;
+} Balloon;
+
+static void balloon_init(Balloon *b, RasVm *vm)
+{
+    QPCIAddress addr = { .devfn = QPCI_DEVFN(4, 0) };
+
+    pc_alloc_init(&b->alloc, vm->qts, ALLOC_NO_FLAGS);
+    b->bus = qpci_new_pc(vm->qts, &b->alloc);
+    b->dev = virtio_pci_new(b->bus, &addr);
+    g_assert(b->dev);
+    qvirtio_pci_device_enable(b->dev);
+    qvirtio_start_device(&b->dev->vdev);
+    qvirtio_set_features(&b->dev->vdev, qvirtio_get_features(&b->dev->vdev) &
+                         ((1ull << VIRTIO_F_VERSION_1) |
+                          (1ull << VIRTIO_F_ANY_LAYOUT)));
+    b->inflate = qvirtqueue_setup(&b->dev->vdev, &b->alloc, 0);
+    qvirtio_set_driver_ok(&b->dev->vdev);
+}
+
+static void balloon_take(Balloon *b, RasVm *vm, uint64_t gpa)
+{
+    uint64_t buf = guest_alloc(&b->alloc, 4);
+    uint32_t head;
+
+    qtest_writel(vm->qts, buf, gpa / SMALL_PAGE);
+    head = qvirtqueue_add(vm->qts, b->inflate, buf, 4, false, false);
+    qvirtqueue_kick(vm->qts, &b->dev->vdev, b->inflate, head);
+    qvirtio_wait_used_elem(vm->qts, &b->dev->vdev, b->inflate, head, NULL,
+                           10 * G_USEC_PER_SEC);
+}
+
+static void balloon_destroy(Balloon *b)
+{
+    qvirtqueue_cleanup(b->dev->vdev.bus, b->inflate, &b->alloc);
+    qvirtio_pci_device_disable(b->dev);
+    qos_object_destroy((QOSGraphObject *)b->dev);
+    qpci_free_pc(b->bus);
+    alloc_destroy(&b->alloc);
+}
+
+static void test_balloon(void)
+{
+    uint64_t healthy = LOST + 10 * SMALL_PAGE;
+    Balloon balloon;
+    RasVm *vm = ras_vm_start_raw(RAS_VM_PAGES + 1,
+        "-machine pc,memory-backend=mem0 -m 64M -object memory-backend-memfd,"
+        "id=mem0,size=64M,hugetlb=on,hugetlbsize=2M "
+        "-device virtio-balloon-pci,addr=4");
+    QDict *rsp, *page;
+
+    if (!vm) {
+        return;
+    }
+    balloon_init(&balloon, vm);
+    ras_pattern_write(vm, 3 * HUGE_PAGE, 3 * HUGE_PAGE, 1);
+
+    /* A piece of a huge page is kept, as ever. */
+    balloon_take(&balloon, vm, healthy);
+    ras_pattern_check(vm, 3 * HUGE_PAGE, 3 * HUGE_PAGE, 1);
+
+    /* The lost page becomes plain memory again, and nothing else changes. */
+    ras_inject_one(vm, LOST);
+    balloon_take(&balloon, vm, LOST);
+    rsp = ras_qmp(vm, "{ 'execute': 'query-hugetlbfs-ras' }");
+    page = qobject_to(QDict, qlist_peek(qdict_get_qlist(
+        qdict_get_qdict(rsp, "return"), "pages")));
+    g_assert_cmpstr(qdict_get_str(page, "state"), ==, "split");
+    g_assert_cmpint(qlist_size(qdict_get_qlist(page, "lost")), ==, 0);
+    g_assert_cmpint(qdict_get_int(qdict_get_qdict(rsp, "return"),
+                                  "lost-pages"), ==, 0);
+    qobject_unref(rsp);
+    g_assert_cmpint(ras_untold(vm), ==, 0);
+    ras_zero_check(vm, LOST, SMALL_PAGE);
+    ras_pattern_check(vm, 3 * HUGE_PAGE, LOST - 3 * HUGE_PAGE, 1);
+    ras_pattern_check(vm, LOST + SMALL_PAGE,
+                      6 * HUGE_PAGE - LOST - SMALL_PAGE, 1);
+
+    /* Now there are small pages, so that a healthy one can be taken. */
+    balloon_take(&balloon, vm, healthy);
+    ras_zero_check(vm, healthy, SMALL_PAGE);
+    ras_pattern_check(vm, LOST + SMALL_PAGE, healthy - LOST - SMALL_PAGE, 1);
+    ras_pattern_check(vm, healthy + SMALL_PAGE,
+                      6 * HUGE_PAGE - healthy - SMALL_PAGE, 1);
+    ras_pattern_write(vm, LOST, SMALL_PAGE, 2);
+    ras_pattern_check(vm, LOST, SMALL_PAGE, 2);
+    balloon_destroy(&balloon);
+    check_not_handed_over(vm);
+    ras_vm_quit(vm);
+}
+
+static QDict *only_page(QDict *rsp)
+{
+    QList *pages = qdict_get_qlist(qdict_get_qdict(rsp, "return"), "pages");
+
+    g_assert_cmpint(qlist_size(pages), ==, 1);
+    return qobject_to(QDict, qlist_peek(pages));
+}
+
+/* RAM is freed after a grace period. */
+static void wait_backends(RasVm *vm, int count)
+{
+    for (int i = 0; i < 1000; i++) {
+        QDict *rsp = ras_qmp(vm, "{ 'execute': 'query-hugetlbfs-ras' }");
+        QDict *info = qdict_get_qdict(rsp, "return");
+        bool there = qlist_size(qdict_get_qlist(info, "backends")) == count;
+
+        qobject_unref(rsp);
+        if (there) {
+            return;
+        }
+        g_usleep(10000);
+    }
+    g_assert_not_reached();
+}
+
+static void test_dimm(void)
+{
+    uint64_t at = HUGE_PAGE + 3 * SMALL_PAGE;
+    QDict *rsp, *page, *lost;
+    RasVm *vm = ras_vm_start_dimm();
+
+    if (!vm) {
+        return;
+    }
+    ras_pattern_write(vm, DIMM_BASE + HUGE_PAGE, HUGE_PAGE, 1);
+    ras_inject_one(vm, DIMM_BASE + at);
+    ras_pattern_check(vm, DIMM_BASE + at + SMALL_PAGE,
+                      2 * HUGE_PAGE - at - SMALL_PAGE, 1);
+    rsp = ras_qmp(vm, "{ 'execute': 'query-hugetlbfs-ras' }");
+    page = only_page(rsp);
+    lost = qobject_to(QDict, qlist_peek(qdict_get_qlist(page, "lost")));
+    g_assert_cmpstr(qdict_get_str(page, "backend"), ==, "mem1");
+    g_assert_cmpint(qdict_get_int(page, "offset"), ==, HUGE_PAGE);
+    g_assert_cmpint(qdict_get_int(page, "gpa"), ==, DIMM_BASE + HUGE_PAGE);
+    g_assert_cmpint(qdict_get_int(lost, "offset"), ==, at);
+    g_assert_cmpint(qdict_get_int(lost, "gpa"), ==, DIMM_BASE + at);
+    qobject_unref(rsp);
+
+    /* Not in the guest any more, so there is no address */
+    ras_unplug_dimm(vm);
+    rsp = ras_qmp(vm, "{ 'execute': 'query-hugetlbfs-ras' }");
+    page = only_page(rsp);
+    lost = qobject_to(QDict, qlist_peek(qdict_get_qlist(page, "lost")));
+    g_assert(!qdict_haskey(page, "gpa"));
+    g_assert(!qdict_haskey(lost, "gpa"));
+    g_assert_cmpint(qdict_get_int(lost, "offset"), ==, at);
+    qobject_unref(rsp);
+
+    /* The ledger forgets what is gone. */
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'object-del',"
+                          "  'arguments': { 'id': 'mem1' } }"));
+    wait_backends(vm, 1);
+    ras_expect_backend(vm, NULL);
+    ras_expect_no_pages(vm);
+
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'object-add', 'arguments': {"
+                          "  'qom-type': 'memory-backend-memfd', 'id': 'mem1',"
+                          "  'size': 16777216, 'hugetlb': true,"
+                          "  'hugetlbsize': 2097152, 'hugetlbfs-ras': 'on' }"
+                          "}"));
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'device_add', 'arguments': {"
+                          "  'driver': 'pc-dimm', 'id': 'dimm',"
+                          "  'memdev': 'mem1', 'addr': %" PRIu64 " } }",
+                          (uint64_t)DIMM_BASE));
+    ras_inject_one(vm, DIMM_BASE + at);
+    rsp = ras_qmp(vm, "{ 'execute': 'query-hugetlbfs-ras' }");
+    g_assert_cmpint(qdict_get_int(only_page(rsp), "untold"), ==, 1);
+    qobject_unref(rsp);
+    ras_reset(vm);
+    ras_zero_check(vm, DIMM_BASE + HUGE_PAGE, HUGE_PAGE);
+    ras_vm_quit(vm);
+}
+
+void ras_add_user_tests(void)
+{
+    qtest_add_func("/hugetlbfs-ras/dump", test_dump);
+    qtest_add_func("/hugetlbfs-ras/migration/blocked", test_migration_blocked);
+    qtest_add_func("/hugetlbfs-ras/migration/running", test_migration_running);
+    qtest_add_func("/hugetlbfs-ras/balloon", test_balloon);
+    qtest_add_func("/hugetlbfs-ras/dimm", test_dimm);
+}
