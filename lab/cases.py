@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The test cases: what is done to the guest's memory, what must follow."""
+
+import time
+from dataclasses import dataclass
+from typing import Callable
+
+from expect import Expect
+from vm import PAGE, Vm
+
+HUGE = 2 << 20
+ORDINARY_USER = 1000
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    title: str
+    run: Callable           # of a Lab
+    pool: str = '2M'        # huge pages of the emulated host
+    recovery: bool = True   # what it tests is the recovery itself
+
+
+@dataclass
+class Lab:
+    """What a case gets."""
+    host: object
+    log: object
+    expect: Expect
+    sabotage: str = ''      # break something on purpose: the case must fail
+
+    def vm(self, ras='on', **options):
+        if self.sabotage == 'off' and ras == 'on':
+            ras = 'off'
+        return Vm(self.host, self.log, ras=ras, **options)
+
+    def done(self, vm, pages, **options):
+        """After the last error: the guest lost @pages, nothing else."""
+        if self.sabotage == 'flip':
+            vm.flip(sorted(pages)[0] // HUGE * HUGE + HUGE - PAGE)
+        self.expect.verdict(vm, set(pages), **options)
+
+
+def pages_of(gpa):
+    """All small pages of the huge page at @gpa."""
+    start = gpa // HUGE * HUGE
+    return set(range(start, start + HUGE, PAGE))
+
+
+def self_test(lab):
+    with lab.vm() as vm:
+        vm.guest('wait 1')
+        vm.flip(vm.blocks('A')[3] + 7 * PAGE + 0x128)
+        seen = vm.guest_values('wait 2')
+        lab.expect.equal('corrupt words seen', seen['corrupt'], 1)
+        lab.expect.equal('pages lost', seen['lost'], 0)
+        lab.expect.healthy(vm)
+
+
+def control(lab):
+    with lab.vm(ras='off', silent=True) as vm:
+        page = vm.blocks('A')[5] + 5 * PAGE
+        vm.poison(page)
+        lab.done(vm, pages_of(page), recovered=False)
+
+
+def one_error(lab):
+    with lab.vm() as vm:
+        blocks = vm.blocks('A')
+        page = blocks[5] + 5 * PAGE
+        vm.poison(page)
+        lab.done(vm, [page])
+        lab.expect.page_sizes(vm, split=[page], whole=[blocks[4], blocks[6]])
+
+
+def eight_errors(lab):
+    with lab.vm() as vm:
+        blocks = vm.blocks('A')
+        lost = []
+        # both errors are there before QEMU can read the first page of either
+        for block, pages in ((blocks[2], (0, 511)), (blocks[8], (100, 101))):
+            both = [block + n * PAGE for n in pages]
+            vm.poison(*both)
+            lost += both
+        # the second error comes after the first one was recovered from
+        for block, pages in ((blocks[12], (7, 300)), (blocks[13], (511, 0))):
+            for n in pages:
+                vm.poison(block + n * PAGE)
+                lost.append(block + n * PAGE)
+                lab.expect.eventually_lost(vm, len(lost))
+        lab.done(vm, lost)
+
+
+def background_error(lab):
+    """Action optional: found by polling in the guest, nobody is killed."""
+    with lab.vm() as vm:
+        page = vm.blocks('B')[4] + 77 * PAGE
+        vm.poison(page)
+        end = time.monotonic() + 30
+        while (vm.guest_values('sys')['corrupted_kib'] == 0 and
+               time.monotonic() < end):
+            time.sleep(0.5)
+        seen = vm.guest_values('wait 2')
+        lab.expect.equal('signals before the page is touched',
+                         seen['signals'], 0)
+        lab.expect.equal('memory that the guest retired (KiB)',
+                         vm.guest_values('sys')['corrupted_kib'], 4)
+        lab.expect.ledger(vm, {page})
+        lab.expect.equal('corrupt words in the untouched region',
+                         vm.guest_values('check')['corrupt'], 0)
+        lab.done(vm, [page])
+
+
+def gigantic_page(lab):
+    with lab.vm(memory_mib=1024) as vm:
+        page = vm.blocks('A')[9] + 33 * PAGE
+        vm.poison(page)
+        lab.done(vm, [page], timeout=180, huge=1 << 30)
+
+
+def ordinary_user(lab):
+    with lab.vm(user=ORDINARY_USER) as vm:
+        status = lab.host.sh('cat /proc/%d/status' % vm.pid)
+        for line in status.splitlines():
+            name, _, value = line.partition(':')
+            if name == 'Uid':
+                lab.expect.equal('user ids of QEMU', value.split(),
+                                 [str(ORDINARY_USER)] * 4)
+            elif name in ('CapPrm', 'CapEff', 'CapInh', 'CapAmb'):
+                lab.expect.equal(name + ' of QEMU', int(value, 16), 0)
+        page = vm.blocks('A')[5] + 5 * PAGE
+        vm.poison(page)
+        lab.done(vm, [page])
+
+
+def reset(lab):
+    with lab.vm() as vm:
+        page = vm.blocks('A')[5] + 5 * PAGE
+        vm.poison(page)
+        lab.done(vm, [page])
+        vm.reset()
+        lab.expect.ledger(vm, set())
+        lab.expect.page_sizes(vm, whole=[page])
+        seen = vm.guest_values('kcore', 120)
+        lab.expect.equal('failed reads of all memory', seen['failed'], 0)
+        seen = vm.guest_values('sweep 0x%x' % page, 120)
+        lab.expect.equal('corrupt words in all free memory',
+                         seen['corrupt'], 0)
+        lab.expect.nothing_lost(vm)
+        # the feature works in the next life as well
+        again = vm.blocks('A')[6] + 9 * PAGE
+        vm.poison(again)
+        lab.done(vm, [again])
+
+
+def private_mapping(lab):
+    with lab.vm(ras='auto', share=False, silent=True) as vm:
+        lab.expect.warned(vm, 'mem0', ('private', 'share=o'))
+        page = vm.blocks('A')[5] + 5 * PAGE
+        vm.poison(page)
+        lab.done(vm, pages_of(page), recovered=False)
+
+
+def device_reads(lab, disks=('/dev/vda pattern', '/dev/vdb zero'), huge=HUGE,
+                 **options):
+    """The device writes to the page's healthy part while it is recovered.
+
+    For vda that is the kernel, in a system call of QEMU (a read of the image
+    into guest memory), for vdb QEMU itself.
+    """
+    with lab.vm(disks=True, **options) as vm:
+        blocks = vm.blocks('B')
+        lost = []
+        for disk, block in zip(disks, blocks[3::3]):
+            page = block + 200 * PAGE
+            vm.guest('dma-start %s 0x%x 0x%x' % (disk, block, page))
+            time.sleep(0.5)
+            vm.poison(page)
+            lost.append(page)
+            time.sleep(2)
+            seen = vm.guest_values('dma-stop')
+            lab.log.note('%s: %r' % (disk, seen))
+            for what in ('failed', 'corrupt'):
+                lab.expect.equal('%s: %s reads (errno %d, of %d)' % (
+                    disk, what, seen['errno'], seen['reads']), seen[what], 0)
+            lab.expect.true('%s: it did read' % disk, seen['reads'] > 0)
+        vm.guest('check')
+        lab.done(vm, lost, huge=huge)
+
+
+def device_reads_gigantic(lab):
+    """Seconds instead of moments: requests are in flight during recovery."""
+    device_reads(lab, disks=('/dev/vda pattern',), huge=1 << 30,
+                 memory_mib=1024)
+
+
+def two_vcpus(lab):
+    with lab.vm() as vm:
+        page = vm.blocks('A')[7] + 256 * PAGE
+        vm.guest('mode hammer 0x%x' % page)
+        vm.poison(page)
+        vm.guest('wait 20')
+        vm.guest('mode scan')
+        lab.done(vm, [page])
+
+
+CASES = (
+    Case('self', 'one flipped bit in guest memory is seen', self_test,
+         recovery=False),
+    Case('control', 'recovery off: one error costs 512 pages', control,
+         recovery=False),
+    Case('a', 'one error in a 2 MiB page costs 1 page', one_error),
+    Case('b', 'eight errors in four huge pages cost 8 pages', eight_errors),
+    Case('c', 'error in the background: retired, nobody killed',
+         background_error),
+    Case('e', 'QEMU as an ordinary user', ordinary_user),
+    Case('f', 'reset after an error: no poison left', reset),
+    Case('g', 'share=off: a warning, and as without recovery',
+         private_mapping, recovery=False),
+    Case('h', 'a disk reads into the healthy part', device_reads),
+    Case('i', 'two vCPUs in the same poisoned huge page', two_vcpus),
+    Case('d', 'one error in a 1 GiB page costs 1 page', gigantic_page,
+         pool='1G'),
+    Case('h1g', 'a disk reads into the healthy part of 1 GiB',
+         device_reads_gigantic, pool='1G'),
+)

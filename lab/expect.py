@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the guest, QEMU's ledger and its events must agree on, exactly."""
+
+import re
+import time
+
+from vm import PAGE, Dead
+
+BUS_MCEERR = (4, 5)             # AR, AO
+HUGE = 2 << 20
+
+
+class Expect:
+    """Collects what is not as it must be, and the numbers for the table."""
+
+    def __init__(self, log):
+        self.log = log
+        self.failed = []
+        self.numbers = {}
+        self.lost_pages = []
+
+    def equal(self, what, got, want):
+        good = got == want
+        text = '%s: %s' % (what, _short(got))
+        if not good:
+            text += ', expected %s' % _short(want)
+            self.failed.append(text)
+        self.log.note(('good ' if good else 'BAD ') + text)
+        return good
+
+    def true(self, what, condition):
+        return self.equal(what, bool(condition), True)
+
+    def healthy(self, vm):
+        self.true('QEMU runs', vm.running())
+        self.equal('guest panic', vm.panic, None)
+
+    def verdict(self, vm, pages, recovered=True, timeout=120, huge=HUGE):
+        """The guest lost exactly @pages, and all the rest is intact."""
+        seen = vm.guest_values('wait 3', timeout)
+        system = vm.guest_values('sys')
+        lost = vm.lost()
+        self.lost_pages = sorted(p['gpa'] for p in lost)
+        self.numbers.update(
+            lost=seen['lost'], corrupt=seen['corrupt'], mce=system['mce'],
+            stall_ms=seen['longest_us'] / 1000, boots=vm.boots, alive=False)
+        self.equal('guest pages lost', seen['lost'], len(pages))
+        self.equal('corrupt words', seen['corrupt'], 0)
+        self.equal('signals outside the test memory', seen['stray'], 0)
+        self.equal('lost pages', self.lost_pages, sorted(pages))
+        for what, good in (
+                ('si_code', lambda p: p['code'] in BUS_MCEERR),
+                ('si_addr_lsb', lambda p: p['lsb'] == 12),
+                ('si_addr', lambda p: p['expected'])):
+            self.equal('signals with a wrong ' + what,
+                       [p for p in lost if not good(p)], [])
+        self.equal('memory that the guest retired (KiB)',
+                   system['corrupted_kib'], 4 * len(pages))
+        if recovered:
+            self.ledger(vm, pages, huge)
+            self.events(vm, pages)
+        self.healthy(vm)
+        self.numbers['alive'] = True
+
+    def nothing_lost(self, vm):
+        seen = vm.guest_values('wait 2')
+        for what in ('lost', 'corrupt', 'signals'):
+            self.equal(what, seen[what], 0)
+        self.equal('memory that the guest retired (KiB)',
+                   vm.guest_values('sys')['corrupted_kib'], 0)
+
+    # -- QEMU's view
+
+    def _query(self, vm):
+        try:
+            return vm.qmp('query-hugetlbfs-ras')
+        except Dead as e:
+            vm._check_alive()
+            self.failed.append(str(e))
+            return None
+
+    def _settled(self, vm, seconds=20):
+        """The ledger once the guest was told of everything.
+
+        Telling is paced by the guest, which polls once a second.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            info = self._query(vm)
+            if (info is None or time.monotonic() > end or
+                    not any(p['untold'] for p in info['pages'])):
+                return info
+            time.sleep(0.3)
+
+    def ledger(self, vm, pages, huge=HUGE):
+        info = self._settled(vm)
+        if info is None:
+            return
+        self.log.note('ledger: %r' % info)
+        heads = {p // huge for p in pages}
+        salvaged = len(heads) * huge - len(pages) * PAGE
+        self.numbers['salvaged'] = info['salvaged']
+        self.equal('ledger: lost pages', info['lost-pages'], len(pages))
+        self.equal('ledger: salvaged bytes', info['salvaged'], salvaged)
+        self.equal('ledger: dropped signals', info['dropped'], 0)
+        self.equal('ledger: huge pages',
+                   sorted(p['gpa'] // huge for p in info['pages']),
+                   sorted(heads))
+        self.equal('ledger: lost ranges', sorted(_pages(info['pages'])),
+                   sorted(pages))
+        for p in info['pages']:
+            where = 'ledger: 0x%x: ' % p['gpa']
+            self.equal(where + 'state', p['state'], 'split')
+            self.equal(where + 'untold', p['untold'], 0)
+            self.equal(where + 'page size', p['page-size'], huge)
+            self.equal(where + 'offset', p['offset'], p['gpa'])
+
+    def events(self, vm, pages):
+        """The last event of each huge page names exactly its lost pages."""
+        last = {}
+        for e in vm.collect_events():
+            if e['event'] == 'RESET':
+                last.clear()
+            if e['event'] == 'HUGETLBFS_RAS':
+                page = e['data']['page']
+                last[page['offset']] = page
+        self.equal('events: lost ranges', sorted(_pages(last.values())),
+                   sorted(pages))
+        self.equal('events: states', {p['state'] for p in last.values()},
+                   {'split'})
+
+    def eventually_lost(self, vm, count, seconds=30):
+        """Wait until the ledger has @count lost pages."""
+        end = time.monotonic() + seconds
+        while True:
+            info = self._query(vm)
+            if info is None or info['lost-pages'] == count:
+                return
+            if time.monotonic() > end:
+                self.equal('ledger: lost pages in time', info['lost-pages'],
+                           count)
+                return
+            time.sleep(0.2)
+
+    def warned(self, vm, *needles):
+        """One message has all the @needles (a tuple: any of these)."""
+        def has(line, needle):
+            return any(n in line for n in
+                       ((needle,) if isinstance(needle, str) else needle))
+
+        found = [m for m in vm.messages if all(has(m, n) for n in needles)]
+        self.equal('warnings with %s' % (needles,), len(found), 1)
+
+    # -- the emulated host's view
+
+    def page_sizes(self, vm, split=(), whole=()):
+        """Page size that QEMU's memory has at guest-physical addresses."""
+        maps = _page_sizes(vm.host.sh('grep -E "^[0-9a-f]+-|KernelPageSize" '
+                                       '/proc/%d/smaps' % vm.pid))
+        for gpas, want in ((split, 4), (whole, 2048)):
+            for gpa in gpas:
+                hva = vm.hva(gpa)
+                got = [kib for start, end, kib in maps if start <= hva < end]
+                self.equal('page size at 0x%x (KiB)' % gpa, got, [want])
+
+
+def _page_sizes(smaps):
+    """List of start, end, page size in KiB."""
+    maps = []
+    for line in smaps.splitlines():
+        head = re.match(r'([0-9a-f]+)-([0-9a-f]+) ', line)
+        if head:
+            bounds = int(head.group(1), 16), int(head.group(2), 16)
+        elif line.startswith('KernelPageSize:'):
+            maps.append((*bounds, int(line.split()[1])))
+    return maps
+
+
+def _pages(records):
+    """Small pages of the lost ranges in ledger or event records."""
+    return [gpa for r in records for x in r['lost']
+            for gpa in range(x['gpa'], x['gpa'] + x['size'], PAGE)]
+
+
+def _short(value):
+    if isinstance(value, list):
+        text = '[%s]' % ', '.join('0x%x' % v if isinstance(v, int) and v > 4096
+                                  else str(v) for v in value[:6])
+        return text + (' ... %d in all' % len(value) if len(value) > 6 else '')
+    return str(value)

@@ -1,0 +1,175 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Nested-VM lab: a real kernel fails real memory under a real KVM guest.
+
+An emulated host (TCG) runs an unmodified Debian kernel with KVM; in it the
+QEMU under test runs an unmodified Debian guest on huge pages, and the host
+kernel's own memory failure code is told that a frame is bad.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from project import layout, ui
+from archs import ARCHS
+from assets import Assets
+from cases import CASES, Lab
+from channel import Log
+from expect import Expect
+from host import CommandFailed, Host, HostFailed, check_tools
+from vm import Dead, NoBoot
+
+POOLS = {
+    '2M': dict(memory_mib=1536, options='hugepages=288'),
+    '1G': dict(memory_mib=4352, options='hugepagesz=1G hugepages=2'),
+}
+COLUMNS = (('lost', 'pages lost', '%d'), ('corrupt', 'corrupt words', '%d'),
+           ('salvaged', 'salvaged bytes', '%d'), ('mce', 'machine checks', '%d'),
+           ('stall_ms', 'longest stall ms', '%.1f'), ('boots', 'boots', '%d'))
+
+
+def run_case(case, host, sabotage=''):
+    """The Expect of a finished case; its log says everything."""
+    log = Log(host.assets.dir / 'logs' / ('case-%s.log' % case.name))
+    expect = Expect(log)
+    expect.start = time.monotonic()
+    host.logged_to(log)
+    try:
+        log.note(host.sh('grep HugePages_ /proc/meminfo').replace('\n', ', '))
+        case.run(Lab(host, log, expect, sabotage))
+    except (Dead, NoBoot, CommandFailed, HostFailed) as e:
+        expect.failed.append(str(e))
+        log.note('FAILED: %s' % e)
+    finally:
+        host.logged_to(None)
+        expect.seconds = time.monotonic() - expect.start
+        log.note('console of the host:\n' + '\n'.join(host.console()[-30:]))
+        log.close()
+    return expect
+
+
+def tap(number, case, expect):
+    text = '%s %d - %s: %s (%.1f s)' % (
+        'not ok' if expect.failed else 'ok', number, case.name, case.title,
+        expect.seconds)
+    boots = expect.numbers.get('boots', 1)
+    if boots > 1:
+        text += ' # guest came up at boot %d' % boots
+    print(text, flush=True)
+    for f in expect.failed:
+        print('# ' + f.replace('\n', '\n# '))
+    if expect.failed:
+        print('# log %s, its end:' % os.path.relpath(expect.log.path))
+        print(expect.log.tail(), flush=True)
+
+
+def table(results):
+    rows = [['case'] + [c[1] for c in COLUMNS] + ['alive', 'seconds']]
+    for case, expect in results:
+        n = expect.numbers
+        rows.append([case.name] +
+                    [c[2] % n[c[0]] if c[0] in n else '-' for c in COLUMNS] +
+                    ['yes' if n.get('alive') else '-',
+                     '%.1f' % expect.seconds])
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print('# ' + '  '.join(v.rjust(w) for v, w in zip(row, widths)))
+
+
+def run_pool(assets, pool, cases, args):
+    """Run @cases in emulated hosts of one kind; yields each with its Expect.
+
+    A host that died takes only the case with it that was running.
+    """
+    cases = list(cases)
+    while cases:
+        start = time.monotonic()
+        with Host(assets, args.qemu, args.host_qemu, pool, pagesize=pool,
+                  **POOLS[pool]) as host:
+            print('# host with huge pages of %s: up in %.1f s, boots: %d'
+                  % (pool, time.monotonic() - start, host.boots), flush=True)
+            while cases and host.alive():
+                case = cases.pop(0)
+                yield case, run_case(case, host, args.sabotage)
+
+
+def run(assets, cases, args):
+    results = []
+    print('1..%d' % len(cases), flush=True)
+    try:
+        for pool in POOLS:
+            mine = [c for c in cases if c.pool == pool]
+            for case, expect in run_pool(assets, pool, mine, args):
+                results.append((case, expect))
+                tap(len(results), case, expect)
+    except HostFailed as e:
+        print('# ' + str(e).replace('\n', '\n# '))
+        done = {case.name for case, _ in results}
+        missing = [c for c in cases if c.name not in done]
+        for n, case in enumerate(missing, len(results) + 1):
+            print('not ok %d - %s: %s (not run)' % (n, case.name, case.title))
+    return results
+
+
+def parse(argv):
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--arch', choices=sorted(ARCHS), default='x86_64')
+    p.add_argument('--qemu', type=Path, help='QEMU under test')
+    p.add_argument('--host-qemu', type=Path,
+                   help='QEMU that emulates the host (default: the same)')
+    p.add_argument('--cases', help='names, separated by commas')
+    p.add_argument('--list', action='store_true', help='list the cases')
+    p.add_argument('--table', action='store_true',
+                   help='print a table of the results')
+    p.add_argument('--sabotage', choices=('off', 'flip'), default='',
+                   help='test of the tests: switch recovery off, or flip a '
+                   'bit of healthy memory; cases must fail')
+    args = p.parse_args(argv)
+    if not args.qemu:
+        args.qemu = layout.BUILD / args.arch / ('qemu-system-' + args.arch)
+    for path in (args.qemu, args.host_qemu):
+        if path and not os.access(path, os.X_OK):
+            raise ui.Failure('no %s' % path, 'run `make qemu` first, or name '
+                             'a binary with --qemu')
+    return args
+
+
+def chosen(names):
+    if not names:
+        return list(CASES)
+    names = names.split(',')
+    unknown = set(names) - {c.name for c in CASES}
+    if unknown:
+        raise ui.Failure('no case %s' % ' '.join(sorted(unknown)),
+                         '--list shows them')
+    return [c for c in CASES if c.name in names]
+
+
+def main():
+    if '--list' in sys.argv:
+        for case in CASES:
+            print('%-8s %s' % (case.name, case.title))
+        return 0
+    args = parse(sys.argv[1:])
+    cases = chosen(args.cases)
+    check_tools()
+    assets = Assets(ARCHS[args.arch])
+    with contextlib.redirect_stdout(sys.stderr):
+        assets.prepare()
+    start = time.monotonic()
+    with layout.only_one(assets.dir / 'lock'):
+        results = run(assets, cases, args)
+    if args.table:
+        table(results)
+    failed = len(cases) - sum(not e.failed for _, e in results)
+    print('# %d passed, %d failed in %s' % (
+        len(cases) - failed, failed, ui.took(time.monotonic() - start)))
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    ui.main(main)

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The QEMU under test with its guest, in the emulated host."""
+
+import json
+import time
+
+from channel import Gone, TimedOut
+
+BOOTS = 3
+BOOT_SECONDS = 75
+PAGE = 4096
+
+
+class Dead(Exception):
+    """QEMU or its guest is gone, or does not answer."""
+
+
+class NoBoot(Exception):
+    """The guest did not come up; nothing had been injected."""
+
+
+class Vm:
+    """One QEMU under test.
+
+    @ras:   value of the property hugetlbfs-ras, None to leave it out
+    @user:  user id that QEMU runs as
+    @disks: a disk with a pattern (vda) and one with zeros (vdb)
+    @silent: no kernel messages of the guest: a machine check writes seven
+            lines to a slow console, which counts when there are 512
+    """
+
+    def __init__(self, host, log, ras='on', memory_mib=512, share=True,
+                 user=0, disks=False, silent=False, scanned_mib=64,
+                 quiet_mib=24):
+        self.host, self.log = host, log
+        self.ras = ras if host.has_property else None
+        self.memory_mib, self.share = memory_mib, share
+        self.user, self.disks, self.silent = user, disks, silent
+        self.regions = (scanned_mib, quiet_mib)
+        self.pid = 0
+        self.boots = 0
+        self.injected = False
+        self.events = []
+        self.messages = []      # what QEMU wrote
+        self.exited = None
+        self.panic = None
+        self.up = False
+        self.progress = None    # called now and then while waiting
+
+    # -- life
+
+    def __enter__(self):
+        for _ in range(BOOTS):
+            try:
+                self._start()
+                return self
+            except (Dead, TimedOut) as e:
+                self.log.note('boot %d of the guest failed: %r'
+                              % (self.boots, e))
+                self.stop()
+                if self.exited not in (None, '137'):
+                    break       # refused to start: no use in trying again
+            except BaseException:
+                self.stop()
+                raise
+        raise NoBoot('the guest did not come up, boots: %d\n%s' % (
+            self.boots, '\n'.join(self.messages[-5:])))
+
+    def __exit__(self, kind, value, trace):
+        self.stop()
+
+    def _start(self):
+        ch = self.host.channels
+        for name in ('qmp', 'console', 'guest', 'qemu'):
+            ch[name].forget()
+        self.exited = self.panic = None
+        self.up = False
+        ch['qmp'].on_line = self._on_qmp
+        ch['qemu'].on_line = self._on_message
+        ch['console'].on_line = self._on_console
+        self.boots += 1
+        self.log.note('starting QEMU')
+        as_user = 'lab as-user %d ' % self.user if self.user else ''
+        # the subshell stays to report the exit status
+        out = self.host.sh(
+            "(%sqemu %s & echo $! >/tmp/pid; wait $!; echo @exit $?) "
+            ">/dev/vport0p5 2>&1 & sleep 0.2; cat /tmp/pid; rm /tmp/pid"
+            % (as_user, ' '.join("'%s'" % a for a in self._arguments())))
+        self.pid = int(out.split()[-1])
+        self.deadline = time.monotonic() + BOOT_SECONDS
+        self._qmp_line('QMP')
+        self.qmp('qmp_capabilities')
+        self.wait_ready()
+
+    def wait_ready(self, seconds=BOOT_SECONDS):
+        """Until the guest's test program says that it is up."""
+        start = time.monotonic()
+        while self._guest_line(start + seconds) != 'ready':
+            pass
+        self.up = True
+        self.log.note('guest up after %.1f s' % (time.monotonic() - start))
+
+    def reset(self):
+        self.up = False         # the firmware may reset once more
+        self.qmp('system_reset')
+        self.wait_ready()
+
+    def _arguments(self):
+        arch = self.host.assets.arch
+        machine = list(arch.guest_machine)
+        machine[1] += ',memory-backend=mem0'
+        backend = ('memory-backend-file,id=mem0,size=%dM,mem-path=/huge,'
+                   'share=%s' % (self.memory_mib,
+                                 'on' if self.share else 'off'))
+        if self.ras:
+            backend += ',hugetlbfs-ras=' + self.ras
+        append = ('%s loglevel=4 panic=-1 nokaslr mitigations=off nowatchdog audit=0 '
+                  'transparent_hugepage=never lab_scanned=%d lab_quiet=%d lab_silent=%d %s'
+                  % (arch.guest_console, *self.regions, self.silent,
+                     arch.guest_kernel_options))
+        args = ['-L', '/firmware', '-nodefaults', '-no-user-config',
+                '-display', 'none', '-accel', 'kvm', *machine, '-smp', '2',
+                '-m', '%dM' % self.memory_mib, '-object', backend,
+                '-kernel', '/guest/kernel', '-initrd', '/guest/initramfs',
+                '-append', append,
+                '-chardev', 'pipe,id=qmp,path=/dev/vport0p2',
+                '-mon', 'chardev=qmp,mode=control',
+                '-chardev', 'pipe,id=console,path=/dev/vport0p3,mux=on',
+                '-serial', 'chardev:console', '-device', 'virtio-serial-pci',
+                '-device', 'virtconsole,chardev=console,nr=0',
+                '-chardev', 'pipe,id=guest,path=/dev/vport0p4',
+                '-device', 'virtserialport,chardev=guest,nr=1']
+        if self.disks:
+            # one worker: requests queue up, and it takes them one by one
+            # while the rest of QEMU waits for the recovery
+            args += ['-object', 'main-loop,id=main-loop,thread-pool-max=1']
+            for name, disk in (
+                    ('pattern', 'file,filename=/disk,read-only=on'),
+                    ('zero', 'null-co,read-zeroes=on,size=2097152')):
+                args += ['-blockdev', 'node-name=%s,driver=%s' % (name, disk),
+                         '-device', 'virtio-blk-pci,drive=' + name]
+        return args
+
+    def stop(self):
+        if self.pid and self.exited is None:
+            self.host.sh('kill -9 %d' % self.pid, check=False)
+            end = time.monotonic() + 20
+            while self.exited is None and time.monotonic() < end:
+                time.sleep(0.05)
+        self.pid = 0
+
+    def _on_message(self, line):
+        if line.startswith('@exit '):
+            self.exited = line.split()[1]
+        else:
+            self.messages.append(line)
+
+    def _on_qmp(self, line):
+        # the guest's kernel reboots when it panics
+        if self.up and '"RESET"' in line and '"guest": true' in line:
+            self.panic = self.panic or 'it has reset itself'
+
+    def _on_console(self, line):
+        if 'Kernel panic' in line or 'Fatal local machine check' in line:
+            self.panic = line
+
+    # -- monitor
+
+    def _check_alive(self):
+        if self.exited is not None:
+            raise Dead('QEMU exited with status %s' % self.exited)
+        if self.panic:
+            raise Dead('the guest is gone: %s' % self.panic)
+
+    def _line(self, channel, deadline):
+        while True:
+            self._check_alive()
+            if self.progress:
+                self.progress()
+            try:
+                return self.host.channels[channel].line(
+                    min(deadline, time.monotonic() + 0.2))
+            except TimedOut:
+                if time.monotonic() >= deadline:
+                    raise Dead('no answer on channel %s' % channel) from None
+            except Gone:
+                raise Dead('the emulated host is gone') from None
+
+    def _qmp_line(self, want):
+        while True:
+            line = self._line('qmp', self.deadline)
+            try:
+                message = json.loads(line)
+            except ValueError:
+                continue
+            if 'event' in message:
+                self.events.append(message)
+            if want in message or 'error' in message:
+                return message
+
+    def qmp(self, command, timeout=30, **arguments):
+        self.deadline = time.monotonic() + timeout
+        self.host.channels['qmp'].send(json.dumps(
+            {'execute': command,
+             'arguments': {k.replace('_', '-'): v
+                           for k, v in arguments.items()}}))
+        answer = self._qmp_line('return')
+        if 'error' in answer:
+            raise Dead('%s: %s' % (command, answer['error']['desc']))
+        return answer['return']
+
+    def collect_events(self):
+        """All events so far."""
+        self.qmp('query-version')
+        return self.events
+
+    def running(self):
+        return self.qmp('query-status')['status'] == 'running'
+
+    # -- guest
+
+    def _guest_line(self, deadline):
+        while True:
+            line = self._line('guest', deadline)
+            if line.startswith('dead'):
+                raise Dead('the test program in the guest died: ' + line)
+            if line and not line.startswith('#'):
+                return line
+
+    def guest(self, command, timeout=60):
+        """Words of the guest program's answer to @command."""
+        self.log.note('guest: ' + command)
+        self.host.channels['guest'].send(command)
+        line = self._guest_line(time.monotonic() + timeout)
+        words = line.split()
+        if not words or words[0] != 'ok':
+            raise Dead('guest: %s: %s' % (command, line))
+        return words[1:]
+
+    def guest_values(self, command, timeout=60):
+        """The answer as numbers by name."""
+        return {k: int(v) for k, v in
+                (w.split('=') for w in self.guest(command, timeout))}
+
+    def blocks(self, area):
+        """Guest-physical addresses of 2 MiB that the region fills."""
+        return [int(w, 16) for w in self.guest('blocks ' + area)]
+
+    def lost(self):
+        """What the guest lost: list of dictionaries."""
+        result = []
+        for word in self.guest('lost'):
+            area, gpa, code, lsb, expected = word.split(':')
+            result.append({'area': area, 'gpa': int(gpa, 16),
+                           'code': int(code), 'lsb': int(lsb),
+                           'expected': expected == '1'})
+        return result
+
+    # -- errors
+
+    def hva(self, gpa):
+        out = self.qmp('human-monitor-command',
+                       command_line='gpa2hva 0x%x' % gpa)
+        return int(out.split()[-1], 16)
+
+    def poison(self, *gpas):
+        """Let the host kernel fail the memory; several: all at one instant."""
+        hvas = ' '.join('0x%x' % self.hva(g) for g in gpas)
+        if not self.injected:
+            self.guest('stat reset')    # a stall before this is not ours
+        self.injected = True
+        self.log.note('poison %s' % ' '.join('0x%x' % g for g in gpas))
+        self.host.sh('lab poison %d %s' % (self.pid, hvas))
+
+    def flip(self, gpa):
+        """Corrupt one bit behind everybody's back."""
+        self.injected = True
+        self.host.sh('lab flip %d 0x%x' % (self.pid, self.hva(gpa)))
