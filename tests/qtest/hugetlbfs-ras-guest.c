@@ -61,25 +61,25 @@ static const uint8_t bios[] = {
     0xc1, 0xe7, 0x06,                          /* shlw $6, %di */
     0x83, 0xc7, 0x40,                          /* addw $0x40, %di */
     0xbe, 0xcb, 0x00,                          /* movw $msrs, %si */
-    0x2e, 0x66, 0x0f, 0xb7, 0x0c,              /* read: movzwl %cs:(%si), %ecx */
+    0x2e, 0x66, 0x0f, 0xb7, 0x0c,              /* r: movzwl %cs:(%si),%ecx */
     0x67, 0xe3, 0x11,                          /* jecxz count */
     0x0f, 0x32,                                /* rdmsr */
     0x66, 0x89, 0x05,                          /* movl %eax, (%di) */
     0x66, 0x89, 0x55, 0x04,                    /* movl %edx, 4(%di) */
     0x83, 0xc7, 0x08,                          /* addw $8, %di */
     0x83, 0xc6, 0x02,                          /* addw $2, %si */
-    0xeb, 0xe7,                                /* jmp read */
+    0xeb, 0xe7,                                /* jmp r */
     0xff, 0x06, 0x00, 0x00,                    /* count: incw %ds:0 */
     0xf6, 0x06, 0x0c, 0x00, 0xff,              /* testb $0xff, %ds:12 */
     0x74, 0x18,                                /* jz out */
     0xbe, 0xcb, 0x00,                          /* movw $msrs, %si */
     0x66, 0x31, 0xc0,                          /* xorl %eax, %eax */
     0x66, 0x31, 0xd2,                          /* xorl %edx, %edx */
-    0x2e, 0x66, 0x0f, 0xb7, 0x0c,              /* clear: movzwl %cs:(%si), %ecx */
+    0x2e, 0x66, 0x0f, 0xb7, 0x0c,              /* c: movzwl %cs:(%si),%ecx */
     0x67, 0xe3, 0x07,                          /* jecxz out */
     0x0f, 0x30,                                /* wrmsr */
     0x83, 0xc6, 0x02,                          /* addw $2, %si */
-    0xeb, 0xf1,                                /* jmp clear */
+    0xeb, 0xf1,                                /* jmp c */
     0x66, 0x61,                                /* out: popal */
     0xcf,                                      /* iretw */
     /* msrs: .word 0x425, 0x426, 0x427, 0x405, 0x17a, 0 */

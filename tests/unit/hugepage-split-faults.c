@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include "hugepage-split-wrap.h"
 #include "hugepage-split-helpers.h"
 
 static struct {
@@ -64,8 +65,6 @@ static bool fails(void)
  * The wrapped names are listed in meson.build, too.
  */
 #define WRAP(type, name, failure, parameters, arguments) \
-    type __real_##name parameters;                       \
-    type __wrap_##name parameters;                       \
     type __wrap_##name parameters                        \
     {                                                    \
         return fails() ? failure : __real_##name arguments; \
@@ -89,8 +88,6 @@ WRAP(long, syscall, -1,
 WRAP(void *, g_try_malloc0, NULL, (gsize size), (size))
 WRAP(void *, g_try_malloc0_n, NULL, (gsize n, gsize size), (n, size))
 
-int __real_munmap(void *ptr, size_t size);
-int __wrap_munmap(void *ptr, size_t size);
 int __wrap_munmap(void *ptr, size_t size)
 {
     /* Not twice in a row: the second cleans up, and the kernel lets it. */
@@ -103,10 +100,6 @@ int __wrap_munmap(void *ptr, size_t size)
     return 0;
 }
 
-void *__real_mmap64(void *ptr, size_t size, int prot, int flags, int fd,
-                    off_t offset);
-void *__wrap_mmap64(void *ptr, size_t size, int prot, int flags, int fd,
-                    off_t offset);
 void *__wrap_mmap64(void *ptr, size_t size, int prot, int flags, int fd,
                     off_t offset)
 {
@@ -119,10 +112,6 @@ void *__wrap_mmap64(void *ptr, size_t size, int prot, int flags, int fd,
     return got;
 }
 
-void *__real_mremap(void *ptr, size_t size, size_t new_size, int flags,
-                    void *to);
-void *__wrap_mremap(void *ptr, size_t size, size_t new_size, int flags,
-                    void *to);
 void *__wrap_mremap(void *ptr, size_t size, size_t new_size, int flags,
                     void *to)
 {

@@ -287,6 +287,7 @@ static void __attribute__((constructor)) sigbus_init(void)
     sigaction(SIGBUS, &action, NULL);
 }
 
+/* volatile: the access is what is tested, not its value */
 static bool try_access(volatile uint64_t *ptr, uint64_t *word, bool store)
 {
     bool ok = false;

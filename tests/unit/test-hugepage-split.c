@@ -53,7 +53,9 @@ static unsigned long *some_lost(const TestPage *page)
 
 /* Salvage: what a reader can do wrong, and what it must cost */
 
-typedef enum Bad { NONE, FIRST, LAST, MIDDLE, ENDS, PAIR, TAIL, BUT_ONE, ALL } Bad;
+typedef enum Bad {
+    NONE, FIRST, LAST, MIDDLE, ENDS, PAIR, TAIL, BUT_ONE, ALL
+} Bad;
 
 typedef struct SalvageCase {
     const char *name;
