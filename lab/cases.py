@@ -174,6 +174,8 @@ def device_reads(lab, disks=('/dev/vda pattern', '/dev/vdb zero'), huge=HUGE,
         for disk, block in zip(disks, blocks[3::3]):
             page = block + 200 * PAGE
             vm.guest('dma-start %s 0x%x 0x%x' % (disk, block, page))
+            if 'vda' in disk:
+                vm.starve_io()
             time.sleep(0.5)
             vm.poison(page)
             lost.append(page)

@@ -131,9 +131,9 @@ class Vm:
                 '-chardev', 'pipe,id=guest,path=/dev/vport0p4',
                 '-device', 'virtserialport,chardev=guest,nr=1']
         if self.disks:
-            # one worker: requests queue up, and it takes them one by one
-            # while the rest of QEMU waits for the recovery
-            args += ['-object', 'main-loop,id=main-loop,thread-pool-max=1']
+            # see starve_io()
+            args += ['-name', 'lab,debug-threads=on', '-object', 'main-loop,'
+                     'id=main-loop,thread-pool-min=1,thread-pool-max=1']
             for name, disk in (
                     ('pattern', 'file,filename=/disk,read-only=on'),
                     ('zero', 'null-co,read-zeroes=on,size=2097152')):
@@ -271,6 +271,15 @@ class Vm:
         self.injected = True
         self.log.note('poison %s' % ' '.join('0x%x' % g for g in gpas))
         self.host.sh('lab poison %d %s' % (self.pid, hvas))
+
+    def starve_io(self):
+        """Requests pile up: the only I/O thread gets the CPU last.
+
+        When a huge page fails, all others soon wait for its recovery, and
+        this thread does its system calls meanwhile.
+        """
+        self.host.sh('cd /proc/%d/task; renice -n 19 -p $(grep -l worker '
+                     '*/comm | cut -d/ -f1)' % self.pid)
 
     def flip(self, gpa):
         """Corrupt one bit behind everybody's back."""

@@ -163,6 +163,8 @@ bool hugepage_split_supported(Error **errp)
 
 bool hugepage_split_is_lost(void *host, size_t small)
 {
-    /* When the kernel cannot tell (no memory), do not promise health. */
-    return hugepage_populate(host, small, MADV_POPULATE_READ) != 0;
+    int ret = hugepage_populate(host, small, MADV_POPULATE_READ);
+
+    /* The kernel may be unable to tell (no memory); a touch will tell then. */
+    return ret == -EHWPOISON || ret == -EFAULT;
 }

@@ -164,7 +164,8 @@ bool hugepage_split_lose(void *host, size_t small, Error **errp);
  * hugepage_split_is_lost: does touching this small page raise SIGBUS?
  *
  * Asks the kernel (MADV_POPULATE_READ) and reads no data, so that it is safe
- * on real poison, on a marker, and on healthy memory alike.
+ * on real poison, on a marker, and on healthy memory alike.  False as well
+ * if the kernel has no memory to find out.
  *
  * @host: host-virtual address of the small page, aligned to @small
  * @small: its size in bytes

@@ -33,6 +33,7 @@ void flatview_for_each_range(FlatView *fv, flatview_cb cb, void *opaque)
 typedef struct Ledger {
     HugetlbfsRas ras;
     RasBackend backend;
+    HostMemoryBackend hostmem;
     MemoryRegion mr;
     uint8_t *memory;
 } Ledger;
@@ -48,6 +49,7 @@ static void ledger_init(Ledger *l, size_t small)
     l->memory = (uint8_t *)(uintptr_t)(1 * GiB);
     l->backend.id = (char *)"mem0";
     l->backend.mr = &l->mr;
+    l->backend.hostmem = &l->hostmem;
     l->backend.host = l->memory;
     l->backend.size = NPAGES * HUGE_PAGE;
     l->backend.page_size = HUGE_PAGE;
@@ -360,6 +362,16 @@ static void test_range(void)
     g_assert_cmpint(range.size, ==, HUGE_PAGE);
     g_assert_cmpint(range.small, ==, 4 * KiB);
     g_assert_cmpint(range.fd, ==, 7);
+
+    /* Settings that may change while the VM runs */
+    l.hostmem.merge = true;
+    l.hostmem.dump = true;
+    range = ras_range(&l.backend, 0);
+    g_assert(range.settings.mergeable && !range.settings.nodump);
+    l.hostmem.merge = false;
+    l.hostmem.dump = false;
+    range = ras_range(&l.backend, 0);
+    g_assert(!range.settings.mergeable && range.settings.nodump);
     ledger_destroy(&l);
 }
 
