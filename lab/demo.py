@@ -6,6 +6,7 @@ recovery off, once on, side by side."""
 import argparse
 import contextlib
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -107,6 +108,7 @@ def main():
     qemu = args.qemu or layout.BUILD / args.arch / ('qemu-system-' + args.arch)
     if not os.access(qemu, os.X_OK):
         raise ui.Failure('no %s' % qemu, 'run `make qemu` first')
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     check_tools()
     start = time.monotonic()
     assets = Assets(ARCHS[args.arch])

@@ -10,6 +10,7 @@ kernel's own memory failure code is told that a frame is bad.
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -156,6 +157,7 @@ def main():
         return 0
     args = parse(sys.argv[1:])
     cases = chosen(args.cases)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     check_tools()
     assets = Assets(ARCHS[args.arch])
     with contextlib.redirect_stdout(sys.stderr):

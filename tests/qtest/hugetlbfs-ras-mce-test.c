@@ -218,8 +218,11 @@ static void test_stopped(void)
     qobject_unref(ras_qmp(vm, "{ 'execute': 'stop' }"));
     ras_event_wait(vm, "STOP", 1);
     ras_events_clear(vm);
+    /* A guest that runs would add to the log. */
+    qtest_writeb(vm->qts, GUEST_CPU(0) + GUEST_POLL, 1);
     ras_inject_one(vm, PAGE(0));
     expect_quiet(vm, 0, 1);
+    qtest_writeb(vm->qts, GUEST_CPU(0) + GUEST_POLL, 0);
     qobject_unref(ras_qmp(vm, "{ 'execute': 'cont' }"));
     expect_ao(vm, 0, PAGE(0));
     ras_event_wait(vm, "RESUME", 1);

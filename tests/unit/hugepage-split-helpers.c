@@ -13,6 +13,7 @@
 #include "qapi/error.h"
 #include "qemu/bitops.h"
 #include "qemu/memfd.h"
+#include "qemu/rcu.h"
 #include "qemu/units.h"
 #include "qemu/userfaultfd.h"
 #include "hugepage-split-helpers.h"
@@ -92,6 +93,8 @@ static void pool_add(void)
         return;
     }
     pages = read_number(NR_HUGEPAGES) - old;
+    /* The child needs no RCU, and sanitizers allow it no threads. */
+    rcu_disable_atfork();
     pool_keeper = fork();
     if (pool_keeper == 0) {
         pool_keep(pages, ends[0]);
@@ -278,11 +281,7 @@ static void sigbus_handler(int sig)
 
 static void __attribute__((constructor)) sigbus_init(void)
 {
-    /* Unblocked in the handler: it need not be when that is jumped out of. */
-    struct sigaction action = {
-        .sa_handler = sigbus_handler,
-        .sa_flags = SA_NODEFER,
-    };
+    struct sigaction action = { .sa_handler = sigbus_handler };
 
     sigaction(SIGBUS, &action, NULL);
 }
@@ -292,7 +291,7 @@ static bool try_access(volatile uint64_t *ptr, uint64_t *word, bool store)
 {
     bool ok = false;
 
-    if (sigsetjmp(sigbus_env, 0) == 0) {
+    if (sigsetjmp(sigbus_env, 1) == 0) {
         sigbus_expected = 1;
         if (store) {
             *ptr = *word;

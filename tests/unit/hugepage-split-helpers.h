@@ -120,6 +120,9 @@ void faults_arm(unsigned nth, unsigned times, int error);
 /* The next mremap() unmaps its target and then fails. */
 void faults_arm_torn_mremap(void);
 
+/* Was what failed mere advice, so that going on is right? */
+bool faults_advisory(void);
+
 /* Returns: did anything fail? */
 bool faults_disarm(void);
 
