@@ -13,9 +13,9 @@ import ui
 from layout import BUILD, PYTHON
 
 OPTIONS = '''--without-default-features --enable-system --enable-kvm
-    --enable-tcg --enable-vhost-user --enable-fdt=system --enable-pixman --enable-numa
-    --enable-hugetlbfs-ras --disable-install-blobs --disable-docs
-    --disable-download'''.split()
+    --enable-tcg --enable-hugetlbfs-ras --enable-vhost-user --enable-vhost-net
+    --enable-fdt=system --enable-pixman --enable-numa --disable-install-blobs
+    --disable-docs --disable-download'''.split()
 
 
 def tools():

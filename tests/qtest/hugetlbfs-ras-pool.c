@@ -17,9 +17,16 @@
  */
 static int pool_pipe = -1;
 static pid_t pool_keeper;
-/* Pages taken by ras_pool_exhaust(), and the lock meanwhile */
-static long pool_taken;
 static int pool_lock = -1;
+/* By this process: other tests bring their own, and may start any time. */
+static long pool_added;
+static long pool_taken;
+
+/* For tests that look for free pages without the lock */
+#define POOL_SPARE 8
+
+/* One minute */
+#define POOL_LOCK_TRIES 6000
 
 static long pool_number(const char *path)
 {
@@ -46,21 +53,27 @@ static bool pool_write(long number)
     return ok;
 }
 
-/* Tests run in parallel, and each changes the number by what it needs. */
-static int pool_lock_take(void)
+/*
+ * Tests run in parallel.  Who has a virtual machine holds the lock shared; who
+ * changes the pool holds it alone, so that nobody finds pages gone that he
+ * saw.  Better a test that fails for that than one that waits for ever.
+ */
+static void pool_lock_take(int operation)
 {
-    int fd = open(NR_HUGEPAGES, O_RDONLY | O_CLOEXEC);
-
-    if (fd >= 0) {
-        RETRY_ON_EINTR(flock(fd, LOCK_EX));
+    if (pool_lock < 0) {
+        pool_lock = open(NR_HUGEPAGES, O_RDONLY | O_CLOEXEC);
     }
-    return fd;
+    for (int i = 0; i < POOL_LOCK_TRIES; i++) {
+        if (pool_lock < 0 || flock(pool_lock, operation | LOCK_NB) == 0) {
+            return;
+        }
+        g_usleep(10000);
+    }
 }
 
 static void pool_keep(int read_end)
 {
     long change, sum = 0;
-    int lock;
 
     /* Only the death of the parent closes the pipe; terminals are its. */
     setsid();
@@ -72,9 +85,8 @@ static void pool_keep(int read_end)
            sizeof(change)) {
         sum += change;
     }
-    lock = pool_lock_take();
+    pool_lock_take(LOCK_EX);
     pool_write(pool_size() - sum);
-    close(lock);
     _exit(0);
 }
 
@@ -103,16 +115,17 @@ static void pool_start_keeper(void)
     atexit(pool_return);
 }
 
-/* Lock held. */
-static void pool_change(long pages)
+/* Lock held alone.  Returns by how much the pool really changed. */
+static long pool_change(long pages)
 {
     long before = pool_size();
-    long change;
+    long change = 0;
 
     if (pool_write(before + pages)) {
         change = pool_size() - before;
         g_assert(write(pool_pipe, &change, sizeof(change)) == sizeof(change));
     }
+    return change;
 }
 
 long ras_pool_free(void)
@@ -123,56 +136,48 @@ long ras_pool_free(void)
 
 bool ras_pool_have(long pages)
 {
-    long missing;
-    int lock;
+    g_autofree char *why = NULL;
 
+    if (pool_added < pages + POOL_SPARE) {
+        pool_start_keeper();
+        pool_lock_take(LOCK_EX);
+        pool_added += pool_change(pages + POOL_SPARE - pool_added);
+    }
+    pool_lock_take(LOCK_SH);
     if (ras_pool_free() >= pages) {
         return true;
     }
-    pool_start_keeper();
-    lock = pool_lock_take();
-    if (lock >= 0) {
-        missing = pages - ras_pool_free();
-        if (missing > 0) {
-            pool_change(missing);
-        }
-        close(lock);
-    }
-    if (ras_pool_free() < pages) {
-        g_autofree char *why = g_strdup_printf("%ld free huge pages of 2 MiB "
-                                               "needed, %ld there and no more "
-                                               "to be had", pages,
-                                               ras_pool_free());
-        g_test_skip(why);
-        return false;
-    }
-    return true;
+    why = g_strdup_printf("%ld free huge pages of 2 MiB needed, %ld there and "
+                          "no more to be had", pages, ras_pool_free());
+    ras_pool_release();
+    g_test_skip(why);
+    return false;
+}
+
+void ras_pool_release(void)
+{
+    close(pool_lock);
+    pool_lock = -1;
 }
 
 bool ras_pool_exhaust(void)
 {
-    pool_start_keeper();
-    pool_lock = pool_lock_take();
-    if (pool_lock < 0 || access(NR_HUGEPAGES, W_OK)) {
+    if (access(NR_HUGEPAGES, W_OK)) {
         g_test_skip("the pool of huge pages cannot be changed");
         return false;
     }
+    pool_lock_take(LOCK_EX);
     /*
      * One less than there are in use: they stay, but the next one that is
      * given back leaves the pool.
      */
-    pool_taken = ras_pool_free() + 1;
-    pool_change(-pool_taken);
+    pool_taken = -pool_change(-(ras_pool_free() + 1));
     g_assert_cmpint(ras_pool_free(), ==, 0);
     return true;
 }
 
 void ras_pool_refill(void)
 {
-    if (pool_taken) {
-        pool_change(pool_taken);
-        pool_taken = 0;
-    }
-    close(pool_lock);
-    pool_lock = -1;
+    pool_change(pool_taken);
+    pool_lock_take(LOCK_SH);
 }

@@ -22,20 +22,17 @@ static void test_reset(void)
 {
     const uint64_t gpas[] = { LOST, LOST + HUGE_PAGE, LOST + SMALL_PAGE };
     RasVm *vm = ras_vm_start("", "");
-    long free_before;
 
     if (!vm) {
         return;
     }
     ras_pattern_write(vm, 3 * HUGE_PAGE, 4 * HUGE_PAGE, 1);
-    free_before = ras_pool_free();
     for (int round = 0; round < 3; round++) {
         ras_inject(vm, gpas, ARRAY_SIZE(gpas), false);
         ras_event_wait(vm, "HUGETLBFS_RAS", 2);
         ras_events_clear(vm);
         ras_reset(vm);
         ras_expect_no_pages(vm);
-        g_assert_cmpint(ras_pool_free(), ==, free_before);
         check_huge_page_works(vm, 4 * HUGE_PAGE);
         check_huge_page_works(vm, 5 * HUGE_PAGE);
         g_assert_cmpint(ras_event_count(vm, "HUGETLBFS_RAS"), ==, 0);

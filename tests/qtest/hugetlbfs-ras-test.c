@@ -356,6 +356,7 @@ static void test_touch_by_qemu(void)
     if (!ras_pool_have(RAS_VM_PAGES + 1)) {
         return;
     }
+    ras_pool_release();
     g_test_trap_subprocess(NULL, 0, 0);
     g_test_trap_assert_failed();
     g_test_trap_assert_stderr("*QEMU death from signal 7 *");

@@ -112,6 +112,7 @@ void ras_vm_quit(RasVm *vm)
         g_test_message("%s", log);
     }
     qtest_quit(vm->qts);
+    ras_pool_release();
     ras_vm_free(vm);
 }
 
@@ -156,6 +157,7 @@ char *ras_vm_fails(long pages, const char *args)
                               "-display none -accel qtest -bios %s %s",
                               getenv("QTEST_QEMU_BINARY"), bios, args);
     g_assert(g_spawn_command_line_sync(command, NULL, &text, &status, &err));
+    ras_pool_release();
     g_test_message("%s", text);
     g_assert_true(WIFEXITED(status));
     g_assert_cmpint(WEXITSTATUS(status), ==, 1);

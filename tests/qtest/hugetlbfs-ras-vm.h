@@ -34,10 +34,12 @@ typedef struct RasVm {
 /**
  * ras_pool_have: are @pages huge pages of 2 MiB free?
  *
- * Adds to the pool what is missing, until the process ends in whatever way.
- * Skips the test if it cannot.
+ * Adds them to the pool, until the process ends in whatever way.  They stay
+ * free until ras_pool_release() unless QEMU takes them.  Skips the test if
+ * there are none.
  */
 bool ras_pool_have(long pages);
+void ras_pool_release(void);
 
 /**
  * ras_pool_exhaust: no huge page is free, nor will be when one is given back

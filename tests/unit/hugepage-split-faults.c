@@ -11,16 +11,18 @@
 #include "hugepage-split-wrap.h"
 #include "hugepage-split-helpers.h"
 
-static struct {
+/* Of the thread that arms them: QEMU's RCU thread makes system calls, too. */
+static __thread struct {
     unsigned first;
     unsigned last;
     unsigned calls;
     int error;
     bool torn_mremap;
     bool failed;
+    bool advisory;
 } faults;
 
-static ssize_t mapped;
+static __thread ssize_t mapped;
 
 ssize_t faults_mapped(void)
 {
@@ -39,6 +41,11 @@ void faults_arm_torn_mremap(void)
 {
     memset(&faults, 0, sizeof(faults));
     faults.torn_mremap = true;
+}
+
+bool faults_advisory(void)
+{
+    return faults.advisory;
 }
 
 bool faults_disarm(void)
@@ -71,8 +78,6 @@ static bool fails(void)
     }
 
 WRAP(int, mprotect, -1, (void *ptr, size_t size, int prot), (ptr, size, prot))
-WRAP(int, madvise, -1, (void *ptr, size_t size, int advice),
-     (ptr, size, advice))
 WRAP(int, mlock2, -1, (const void *ptr, size_t size, unsigned flags),
      (ptr, size, flags))
 WRAP(int, munlock, -1, (const void *ptr, size_t size), (ptr, size))
@@ -87,6 +92,17 @@ WRAP(long, syscall, -1,
      (nr, a, b, c, d, e, f))
 WRAP(void *, g_try_malloc0, NULL, (gsize size), (size))
 WRAP(void *, g_try_malloc0_n, NULL, (gsize n, gsize size), (n, size))
+
+int __wrap_madvise(void *ptr, size_t size, int advice)
+{
+    if (fails()) {
+        faults.advisory = advice == MADV_MERGEABLE ||
+                          advice == MADV_UNMERGEABLE ||
+                          advice == MADV_HUGEPAGE;
+        return -1;
+    }
+    return __real_madvise(ptr, size, advice);
+}
 
 int __wrap_munmap(void *ptr, size_t size)
 {
