@@ -56,6 +56,11 @@ def _unit_tests():
     return _names('tests/unit/', 'test-', '')
 
 
+def _threaded_tests():
+    """What TSan is for; making calls fail is the work of one thread."""
+    return [n for n in _unit_tests() if not n.endswith('-failure')]
+
+
 def _qtests():
     return _names('tests/qtest/', '', '-test')
 
@@ -70,12 +75,17 @@ SANITIZED = {
 }
 
 
+# After siglongjmp() out of a handler TSan thinks that it is still in there,
+# and it does not like tests that fork to see an assertion fail.
+TSAN_OPTIONS = 'halt_on_error=1:report_signal_unsafe=0:die_after_fork=0'
+
+
 def _run_unit(group):
     def run(report, items):
         name, options, prefix = SANITIZED[group]
         env = dict(os.environ, ASAN_OPTIONS='detect_leaks=0:abort_on_error=1',
                    UBSAN_OPTIONS='halt_on_error=1:print_stacktrace=1',
-                   TSAN_OPTIONS='halt_on_error=1')
+                   TSAN_OPTIONS=TSAN_OPTIONS)
         with layout.only_one(BUILD / 'x86_64.lock'):
             where = build.configured(
                 name, ['--target-list=x86_64-softmmu', *options])
@@ -146,7 +156,7 @@ GROUPS = [
     Group('unit', 'our unit tests', _unit_tests, _run_unit('unit')),
     Group('unit-asan', 'the same under ASan and UBSan', _unit_tests,
           _run_unit('unit-asan')),
-    Group('unit-tsan', 'the same under TSan', _unit_tests,
+    Group('unit-tsan', 'those with threads under TSan', _threaded_tests,
           _run_unit('unit-tsan')),
     Group('qtest', 'our qtests', _qtests, _run_qtests('qtest', 1, False)),
     Group('qemu', "QEMU's own qtests of what the hooks touch",

@@ -5,6 +5,7 @@ import os
 import queue
 import re
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -123,12 +124,18 @@ class Tap:
         self._case('ends well', FAIL, '\n'.join([why] + self.notes))
 
 
-def run_tap(tap, cmd, limit, **popen):
+def run_tap(tap, cmd, limit, env=None, **popen):
     """Run @cmd, its cases as they come; at most @limit seconds."""
-    proc = subprocess.Popen(cmd, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, errors='replace',
-                            stdin=subprocess.DEVNULL, start_new_session=True,
-                            **popen)
+    # QEMU's tests leave files in the temporary directory: give each its own
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
+        proc = subprocess.Popen(
+            cmd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            errors='replace', stdin=subprocess.DEVNULL, start_new_session=True,
+            env=dict(env or os.environ, TMPDIR=tmp), **popen)
+        _read_tap(tap, proc, limit)
+
+
+def _read_tap(tap, proc, limit):
     lines = queue.Queue()
 
     def read():

@@ -17,16 +17,22 @@
  */
 static int pool_pipe = -1;
 static pid_t pool_keeper;
-static int pool_lock = -1;
+typedef struct PoolLock {
+    const char *path;
+    int fd;
+} PoolLock;
+
+static PoolLock pool_use_lock = { NR_HUGEPAGES, -1 };
+static PoolLock pool_change_lock = { POOL "free_hugepages", -1 };
+/* How often it is tried, and how many times until it is given up */
+#define POOL_LOCK_US 10000
+static int pool_lock_tries = 6000;
 /* By this process: other tests bring their own, and may start any time. */
 static long pool_added;
 static long pool_taken;
 
 /* For tests that look for free pages without the lock */
 #define POOL_SPARE 8
-
-/* One minute */
-#define POOL_LOCK_TRIES 6000
 
 static long pool_number(const char *path)
 {
@@ -54,21 +60,31 @@ static bool pool_write(long number)
 }
 
 /*
- * Tests run in parallel.  Who has a virtual machine holds the lock shared; who
- * changes the pool holds it alone, so that nobody finds pages gone that he
- * saw.  Better a test that fails for that than one that waits for ever.
+ * Tests run in parallel.  The lock "use" is held shared by who has pages of the
+ * pool, and alone by who makes them scarce (the unit tests take it alone to
+ * add some); "change" is held by these tests to add or take back their own.
+ *
+ * Another test may be stuck: returns false after a minute, and at once from
+ * then on; most tests do well without.
  */
-static void pool_lock_take(int operation)
+static bool pool_lock(PoolLock *lock, int operation)
 {
-    if (pool_lock < 0) {
-        pool_lock = open(NR_HUGEPAGES, O_RDONLY | O_CLOEXEC);
+    if (lock->fd < 0) {
+        lock->fd = open(lock->path, O_RDONLY | O_CLOEXEC);
     }
-    for (int i = 0; i < POOL_LOCK_TRIES; i++) {
-        if (pool_lock < 0 || flock(pool_lock, operation | LOCK_NB) == 0) {
-            return;
+    while (lock->fd >= 0 && flock(lock->fd, operation | LOCK_NB)) {
+        if (pool_lock_tries-- <= 0) {
+            return false;
         }
-        g_usleep(10000);
+        g_usleep(POOL_LOCK_US);
     }
+    return true;
+}
+
+static void pool_unlock(PoolLock *lock)
+{
+    close(lock->fd);
+    lock->fd = -1;
 }
 
 static void pool_keep(int read_end)
@@ -85,7 +101,8 @@ static void pool_keep(int read_end)
            sizeof(change)) {
         sum += change;
     }
-    pool_lock_take(LOCK_EX);
+    pool_lock(&pool_use_lock, LOCK_SH);
+    pool_lock(&pool_change_lock, LOCK_EX);
     pool_write(pool_size() - sum);
     _exit(0);
 }
@@ -115,7 +132,7 @@ static void pool_start_keeper(void)
     atexit(pool_return);
 }
 
-/* Lock held alone.  Returns by how much the pool really changed. */
+/* Locks held.  Returns by how much the pool really changed. */
 static long pool_change(long pages)
 {
     long before = pool_size();
@@ -138,12 +155,15 @@ bool ras_pool_have(long pages)
 {
     g_autofree char *why = NULL;
 
+    pool_start_keeper();
+    /* Who wants it alone gets a chance. */
+    g_usleep(2 * POOL_LOCK_US);
+    pool_lock(&pool_use_lock, LOCK_SH);
     if (pool_added < pages + POOL_SPARE) {
-        pool_start_keeper();
-        pool_lock_take(LOCK_EX);
+        pool_lock(&pool_change_lock, LOCK_EX);
         pool_added += pool_change(pages + POOL_SPARE - pool_added);
+        pool_unlock(&pool_change_lock);
     }
-    pool_lock_take(LOCK_SH);
     if (ras_pool_free() >= pages) {
         return true;
     }
@@ -156,8 +176,7 @@ bool ras_pool_have(long pages)
 
 void ras_pool_release(void)
 {
-    close(pool_lock);
-    pool_lock = -1;
+    pool_unlock(&pool_use_lock);
 }
 
 bool ras_pool_exhaust(void)
@@ -166,7 +185,10 @@ bool ras_pool_exhaust(void)
         g_test_skip("the pool of huge pages cannot be changed");
         return false;
     }
-    pool_lock_take(LOCK_EX);
+    if (!pool_lock(&pool_use_lock, LOCK_EX)) {
+        g_test_skip("other tests use the pool of huge pages");
+        return false;
+    }
     /*
      * One less than there are in use: they stay, but the next one that is
      * given back leaves the pool.
@@ -179,5 +201,5 @@ bool ras_pool_exhaust(void)
 void ras_pool_refill(void)
 {
     pool_change(pool_taken);
-    pool_lock_take(LOCK_SH);
+    pool_lock(&pool_use_lock, LOCK_SH);
 }

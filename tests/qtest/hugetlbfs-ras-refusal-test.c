@@ -8,11 +8,14 @@
 
 #include "qemu/osdep.h"
 #include <sys/mount.h>
-#include "qemu/sockets.h"
+#include "qapi/error.h"
+#include "qobject/qjson.h"
+#include "hugetlbfs-ras-host.h"
 #include "hugetlbfs-ras-vm.h"
 
 #define LOST (4 * HUGE_PAGE + 3 * SMALL_PAGE)
-#define INJECT "{ 'execute': 'x-hugetlbfs-ras-inject', 'arguments': " \
+#define INJECT "{ 'execute': 'x-hugetlbfs-ras-inject', 'arguments': "
+#define INJECT_LOST INJECT \
     "{ 'addresses': [ 8400896 ], 'action-required': false } }"
 
 #define OBJECT "-object memory-backend-memfd,id=mem0,size=64M,hugetlb=on," \
@@ -41,7 +44,7 @@ static void test_unfit(void)
                                      "memory failure will cost the guest a "
                                      "whole huge page: the mapping is private "
                                      "(share=off)"), ==, 1);
-    error = ras_qmp_error(vm, INJECT);
+    error = ras_qmp_error(vm, INJECT_LOST);
     g_assert_cmpstr(error, ==, "there is no memory on huge pages with "
                     "recovery");
     ras_reset(vm);
@@ -63,7 +66,7 @@ static void test_off(void)
     g_assert(qlist_empty(qdict_get_qlist(info, "backends")));
     g_assert(qlist_empty(qdict_get_qlist(info, "pages")));
     qobject_unref(rsp);
-    error = ras_qmp_error(vm, INJECT);
+    error = ras_qmp_error(vm, INJECT_LOST);
     g_assert_cmpint(ras_vm_log_count(vm, "memory backend"), ==, 0);
     ras_vm_quit(vm);
 }
@@ -81,7 +84,7 @@ static void test_small_pages(void)
     g_assert(qlist_empty(qdict_get_qlist(qdict_get_qdict(rsp, "return"),
                                          "backends")));
     qobject_unref(rsp);
-    error = ras_qmp_error(vm, INJECT);
+    error = ras_qmp_error(vm, INJECT_LOST);
     g_assert_cmpint(ras_vm_log_count(vm, "memory backend"), ==, 0);
     ras_vm_quit(vm);
 }
@@ -95,7 +98,7 @@ static void test_inject_elsewhere(void)
     if (!vm) {
         return;
     }
-    error = ras_qmp_error(vm, INJECT);
+    error = ras_qmp_error(vm, INJECT_LOST);
     g_assert_cmpstr(error, ==, "guest address 0x803000 is not in memory on "
                     "huge pages with recovery");
     ras_vm_quit(vm);
@@ -189,56 +192,6 @@ static void test_required(void)
     }
 }
 
-/*
- * QEMU in a mount namespace of its own, with files in /proc and /sys as the
- * test wants them
- */
-typedef struct FakeHost {
-    char *dir;
-    char *binary;
-} FakeHost;
-
-static void fake_file(FakeHost *host, const char *name, const char *text)
-{
-    g_autofree char *path = g_build_filename(host->dir, name, NULL);
-    FILE *file = fopen(path, "w");
-
-    /* The same inode, or a bind mount would not see it */
-    g_assert(file && fputs(text, file) >= 0 && fclose(file) == 0);
-}
-
-static bool fake_start(FakeHost *host, const char *mounts)
-{
-    g_autofree char *binary = NULL;
-
-    if (geteuid() || system("unshare -m true")) {
-        g_test_skip("no mount namespace can be had");
-        return false;
-    }
-    host->dir = g_dir_make_tmp("hugetlbfs-ras-XXXXXX", NULL);
-    host->binary = g_strdup(getenv("QTEST_QEMU_BINARY"));
-    binary = g_strdup_printf("unshare -m sh -c 'D=%s && %s && "
-                             "exec %s \"$@\"' sh", host->dir, mounts,
-                             host->binary);
-    setenv("QTEST_QEMU_BINARY", binary, 1);
-    return true;
-}
-
-static void fake_end(FakeHost *host)
-{
-    static const char *const files[] = { "meminfo", "max", "current" };
-
-    setenv("QTEST_QEMU_BINARY", host->binary, 1);
-    for (int i = 0; i < ARRAY_SIZE(files); i++) {
-        g_autofree char *path = g_build_filename(host->dir, files[i], NULL);
-
-        unlink(path);
-    }
-    rmdir(host->dir);
-    g_free(host->dir);
-    g_free(host->binary);
-}
-
 static void expect_refused(RasVm *vm, const char *reason)
 {
     QDict *page = qdict_get_qdict(ras_event_last(vm, "HUGETLBFS_RAS"), "page");
@@ -284,7 +237,7 @@ static void test_no_memory(gconstpointer cgroup)
     FakeHost host;
     RasVm *vm;
 
-    if (!fake_start(&host, cgroup ?
+    if (!fake_host_start(&host, cgroup ?
                     "echo 0::/x >$D/meminfo && "
                     "mount --bind $D/meminfo /proc/$$/cgroup && "
                     "mount -t tmpfs none /sys/fs/cgroup && "
@@ -294,15 +247,15 @@ static void test_no_memory(gconstpointer cgroup)
                     "mount --bind $D/meminfo /proc/meminfo")) {
         return;
     }
-    fake_file(&host, "max", "99999999\n");
-    fake_file(&host, limit, plenty);
+    fake_host_file(&host, "max", "99999999\n");
+    fake_host_file(&host, limit, plenty);
     vm = ras_vm_start("", "");
     if (vm) {
         ras_expect_backend(vm, NULL);
-        fake_file(&host, limit, none);
+        fake_host_file(&host, limit, none);
         ras_expect_backend(vm, reason);
         check_refused(vm, reason);
-        fake_file(&host, limit, plenty);
+        fake_host_file(&host, limit, plenty);
         ras_reset(vm);
         ras_expect_no_pages(vm);
         ras_events_clear(vm);
@@ -311,87 +264,7 @@ static void test_no_memory(gconstpointer cgroup)
         ras_expect_query(vm, &expect, 1);
         ras_vm_quit(vm);
     }
-    fake_end(&host);
-}
-
-/* The least a vhost-user device can do */
-typedef struct FakePeer {
-    char *dir;
-    char *path;
-    int listener;
-    GThread *thread;
-} FakePeer;
-
-typedef struct QEMU_PACKED PeerMessage {
-    uint32_t request;
-    uint32_t flags;
-    uint32_t size;
-    uint64_t value;
-} PeerMessage;
-
-#define PEER_GET_FEATURES 1
-#define PEER_HEADER offsetof(PeerMessage, value)
-
-static void peer_talk(int fd)
-{
-    PeerMessage msg;
-    uint8_t payload[512];
-
-    while (recv(fd, &msg, PEER_HEADER, MSG_WAITALL) == PEER_HEADER) {
-        /* To receive nothing would wait for the next message. */
-        if (msg.size > sizeof(payload) ||
-            (msg.size &&
-             recv(fd, payload, msg.size, MSG_WAITALL) != msg.size)) {
-            return;
-        }
-        if (msg.request == PEER_GET_FEATURES) {
-            msg.flags = 5;      /* version 1, reply */
-            msg.size = sizeof(msg.value);
-            msg.value = 1ULL << 32;     /* VIRTIO_F_VERSION_1 */
-            if (send(fd, &msg, sizeof(msg), MSG_NOSIGNAL) != sizeof(msg)) {
-                return;
-            }
-        }
-    }
-}
-
-static gpointer peer_thread(gpointer opaque)
-{
-    FakePeer *peer = opaque;
-    int fd;
-
-    while ((fd = accept(peer->listener, NULL, NULL)) >= 0) {
-        peer_talk(fd);
-        close(fd);
-    }
-    return NULL;
-}
-
-static bool peer_start(FakePeer *peer)
-{
-    Error *err = NULL;
-
-    if (!qtest_has_device("vhost-user-rng-pci")) {
-        g_test_skip("QEMU was built without vhost-user");
-        return false;
-    }
-    peer->dir = g_dir_make_tmp("hugetlbfs-ras-XXXXXX", NULL);
-    peer->path = g_build_filename(peer->dir, "peer", NULL);
-    peer->listener = unix_listen(peer->path, &err);
-    g_assert(!err);
-    peer->thread = g_thread_new("peer", peer_thread, peer);
-    return true;
-}
-
-static void peer_end(FakePeer *peer)
-{
-    shutdown(peer->listener, SHUT_RDWR);
-    g_thread_join(peer->thread);
-    close(peer->listener);
-    unlink(peer->path);
-    rmdir(peer->dir);
-    g_free(peer->path);
-    g_free(peer->dir);
+    fake_host_end(&host);
 }
 
 static void test_vhost_user(void)
@@ -400,7 +273,7 @@ static void test_vhost_user(void)
     FakePeer peer;
     RasVm *vm;
 
-    if (!peer_start(&peer)) {
+    if (!fake_peer_start(&peer)) {
         return;
     }
     args = g_strdup_printf("-chardev socket,id=c,path=%s "
@@ -419,7 +292,7 @@ static void test_vhost_user(void)
         expect_text(text, "hugetlbfs-ras=on is not possible for memory backend "
                     "'mem0': a vhost-user process maps guest RAM");
     }
-    peer_end(&peer);
+    fake_peer_end(&peer);
 }
 
 /* A page is split: whoever maps the file now would see something else. */
@@ -429,7 +302,7 @@ static void test_vhost_user_after_split(void)
     FakePeer peer;
     RasVm *vm;
 
-    if (!peer_start(&peer)) {
+    if (!fake_peer_start(&peer)) {
         return;
     }
     vm = ras_vm_start("", "-device pcie-root-port,id=slot0,chassis=1");
@@ -449,7 +322,7 @@ static void test_vhost_user_after_split(void)
         ras_expect_backend(vm, NULL);
         ras_vm_quit(vm);
     }
-    peer_end(&peer);
+    fake_peer_end(&peer);
 }
 
 /*
@@ -483,8 +356,56 @@ static void test_ivshmem_after_split(void)
     ras_vm_quit(vm);
 }
 
+static char *inject_error(RasVm *vm, const char *addresses)
+{
+    g_autofree char *json = g_strdup_printf(INJECT "{ 'addresses': [ %s ],"
+                                            "'action-required': false } }",
+                                            addresses);
+    QObject *request = qobject_from_json(json, &error_abort);
+
+    return ras_qmp_error(vm, "%p", request);
+}
+
+static void test_bad_arguments(void)
+{
+    static const struct {
+        const char *addresses;
+        const char *error;
+    } cases[] = {
+        /* 64 MiB; the reset vector; one good and one bad; no number */
+        { "67108864", "guest address 0x4000000 is not in memory on huge "
+          "pages with recovery" },
+        { "4294967280", "guest address 0xfffffff0 is not in memory" },
+        { "8400896, -1", "address 0xffffffffffffffff is not in memory" },
+        { "'x'", "expects uint64" },
+    };
+    g_autofree char *many = g_strnfill(513 * 8, ' ');
+    g_autofree char *error = NULL;
+    RasVm *vm = ras_vm_start("", "");
+
+    if (!vm) {
+        return;
+    }
+    for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+        g_autofree char *text = inject_error(vm, cases[i].addresses);
+
+        expect_text(text, cases[i].error);
+    }
+    for (int i = 0; i < 513; i++) {
+        memcpy(many + 8 * i, i ? ",8400896" : " 8400896", 8);
+    }
+    error = inject_error(vm, many);
+    expect_text(error, "at most 512 addresses can be injected at once");
+
+    ras_inject(vm, NULL, 0, false);
+    ras_expect_no_pages(vm);
+    g_assert_cmpint(ras_event_count(vm, "HUGETLBFS_RAS"), ==, 0);
+    ras_vm_quit(vm);
+}
+
 void ras_add_refusal_tests(void)
 {
+    qtest_add_func("/hugetlbfs-ras/bad-arguments", test_bad_arguments);
     qtest_add_func("/hugetlbfs-ras/refused/private", test_unfit);
     qtest_add_func("/hugetlbfs-ras/refused/off", test_off);
     qtest_add_func("/hugetlbfs-ras/refused/small-pages", test_small_pages);

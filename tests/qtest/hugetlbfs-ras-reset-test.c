@@ -1,11 +1,13 @@
 /*
- * Tests of the recovery from memory failures: reset, settings, files
+ * Tests of the recovery from memory failures: reset, settings, files,
+ * hotplug
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include "hugetlbfs-ras-vm.h"
 
 #define LOST (4 * HUGE_PAGE + 3 * SMALL_PAGE)
@@ -162,8 +164,16 @@ static void check_settings(RasVm *vm, const SettingsCase *c, bool split)
 static void test_settings(gconstpointer data)
 {
     const SettingsCase *c = data;
-    RasVm *vm = ras_vm_start(c->backend, c->args);
+    struct rlimit limit;
+    RasVm *vm;
 
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    if (strstr(c->args, "mem-lock") && geteuid() &&
+        limit.rlim_cur != RLIM_INFINITY) {
+        g_test_skip("QEMU may not lock its memory");
+        return;
+    }
+    vm = ras_vm_start(c->backend, c->args);
     if (!vm) {
         return;
     }
@@ -174,6 +184,31 @@ static void test_settings(gconstpointer data)
     ras_reset(vm);
     g_assert_cmpint(ras_kernel_page_size(vm, LOST), ==, HUGE_PAGE);
     check_settings(vm, c, false);
+    ras_vm_quit(vm);
+}
+
+/* Two of them can be changed at any time. */
+static void test_settings_changed(void)
+{
+    RasVm *vm = ras_vm_start(",dump=on,merge=off", "");
+
+    if (!vm) {
+        return;
+    }
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'qom-set', 'arguments': {"
+                          "  'path': '/objects/mem0', 'property': 'dump',"
+                          "  'value': false } }"));
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'qom-set', 'arguments': {"
+                          "  'path': '/objects/mem0', 'property': 'merge',"
+                          "  'value': true } }"));
+    ras_inject_one(vm, LOST);
+    g_assert(ras_vm_flag(vm, LOST, "dd") && ras_vm_flag(vm, LOST, "mg"));
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'qom-set', 'arguments': {"
+                          "  'path': '/objects/mem0', 'property': 'dump',"
+                          "  'value': true } }"));
+    g_assert(!ras_vm_flag(vm, LOST, "dd"));
+    ras_reset(vm);
+    g_assert(!ras_vm_flag(vm, LOST, "dd"));
     ras_vm_quit(vm);
 }
 
@@ -237,11 +272,96 @@ static void test_file_offset(void)
     close(fd);
 }
 
+static QDict *only_page(QDict *rsp)
+{
+    QList *pages = qdict_get_qlist(qdict_get_qdict(rsp, "return"), "pages");
+
+    g_assert_cmpint(qlist_size(pages), ==, 1);
+    return qobject_to(QDict, qlist_peek(pages));
+}
+
+/* RAM is freed after a grace period. */
+static void wait_backends(RasVm *vm, int count)
+{
+    for (int i = 0; i < 1000; i++) {
+        QDict *rsp = ras_qmp(vm, "{ 'execute': 'query-hugetlbfs-ras' }");
+        QDict *info = qdict_get_qdict(rsp, "return");
+        bool there = qlist_size(qdict_get_qlist(info, "backends")) == count;
+
+        qobject_unref(rsp);
+        if (there) {
+            return;
+        }
+        g_usleep(10000);
+    }
+    g_assert_not_reached();
+}
+
+static void test_dimm(void)
+{
+    uint64_t at = HUGE_PAGE + 3 * SMALL_PAGE;
+    QDict *rsp, *page, *lost;
+    RasVm *vm = ras_vm_start_dimm();
+
+    if (!vm) {
+        return;
+    }
+    ras_pattern_write(vm, DIMM_BASE + HUGE_PAGE, HUGE_PAGE, 1);
+    ras_inject_one(vm, DIMM_BASE + at);
+    ras_pattern_check(vm, DIMM_BASE + at + SMALL_PAGE,
+                      2 * HUGE_PAGE - at - SMALL_PAGE, 1);
+    rsp = ras_qmp(vm, "{ 'execute': 'query-hugetlbfs-ras' }");
+    page = only_page(rsp);
+    lost = qobject_to(QDict, qlist_peek(qdict_get_qlist(page, "lost")));
+    g_assert_cmpstr(qdict_get_str(page, "backend"), ==, "mem1");
+    g_assert_cmpint(qdict_get_int(page, "offset"), ==, HUGE_PAGE);
+    g_assert_cmpint(qdict_get_int(page, "gpa"), ==, DIMM_BASE + HUGE_PAGE);
+    g_assert_cmpint(qdict_get_int(lost, "offset"), ==, at);
+    g_assert_cmpint(qdict_get_int(lost, "gpa"), ==, DIMM_BASE + at);
+    qobject_unref(rsp);
+
+    /* Not in the guest any more, so there is no address */
+    ras_unplug_dimm(vm);
+    rsp = ras_qmp(vm, "{ 'execute': 'query-hugetlbfs-ras' }");
+    page = only_page(rsp);
+    lost = qobject_to(QDict, qlist_peek(qdict_get_qlist(page, "lost")));
+    g_assert(!qdict_haskey(page, "gpa"));
+    g_assert(!qdict_haskey(lost, "gpa"));
+    g_assert_cmpint(qdict_get_int(lost, "offset"), ==, at);
+    qobject_unref(rsp);
+
+    /* The ledger forgets what is gone. */
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'object-del',"
+                          "  'arguments': { 'id': 'mem1' } }"));
+    wait_backends(vm, 1);
+    ras_expect_backend(vm, NULL);
+    ras_expect_no_pages(vm);
+
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'object-add', 'arguments': {"
+                          "  'qom-type': 'memory-backend-memfd', 'id': 'mem1',"
+                          "  'size': 16777216, 'hugetlb': true,"
+                          "  'hugetlbsize': 2097152, 'hugetlbfs-ras': 'on' }"
+                          "}"));
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'device_add', 'arguments': {"
+                          "  'driver': 'pc-dimm', 'id': 'dimm',"
+                          "  'memdev': 'mem1', 'addr': %" PRIu64 " } }",
+                          (uint64_t)DIMM_BASE));
+    ras_inject_one(vm, DIMM_BASE + at);
+    rsp = ras_qmp(vm, "{ 'execute': 'query-hugetlbfs-ras' }");
+    g_assert_cmpint(qdict_get_int(only_page(rsp), "untold"), ==, 1);
+    qobject_unref(rsp);
+    ras_reset(vm);
+    ras_zero_check(vm, DIMM_BASE + HUGE_PAGE, HUGE_PAGE);
+    ras_vm_quit(vm);
+}
+
 void ras_add_reset_tests(void)
 {
+    qtest_add_func("/hugetlbfs-ras/dimm", test_dimm);
     qtest_add_func("/hugetlbfs-ras/reset/huge-page-back", test_reset);
     qtest_add_func("/hugetlbfs-ras/reset/empty-pool", test_reset_empty_pool);
     qtest_add_func("/hugetlbfs-ras/file-offset", test_file_offset);
+    qtest_add_func("/hugetlbfs-ras/settings/changed", test_settings_changed);
     for (int i = 0; i < ARRAY_SIZE(settings_cases); i++) {
         g_autofree char *name = g_strdup_printf("/hugetlbfs-ras/settings/%d",
                                                 i);

@@ -362,43 +362,6 @@ static void test_touch_by_qemu(void)
     g_test_trap_assert_stderr("*QEMU death from signal 7 *");
 }
 
-static void test_bad_arguments(void)
-{
-    g_autofree char *outside = NULL, *rom = NULL, *one_of_two = NULL;
-    g_autofree char *many = NULL, *type = NULL;
-    QList *list = qlist_new();
-    RasVm *vm = ras_vm_start("", "");
-
-    if (!vm) {
-        qobject_unref(list);
-        return;
-    }
-#define INJECT "{ 'execute': 'x-hugetlbfs-ras-inject', 'arguments': "
-    outside = ras_qmp_error(vm, INJECT "{ 'addresses': [ %" PRIu64 " ],"
-                            "'action-required': false } }", 64 * MiB);
-    g_assert_cmpstr(outside, ==, "guest address 0x4000000 is not in memory on "
-                    "huge pages with recovery");
-    rom = ras_qmp_error(vm, INJECT "{ 'addresses': [ %" PRIu64 " ],"
-                        "'action-required': true } }", (uint64_t)0xfffffff0);
-    g_assert(strstr(rom, "0xfffffff0 is not in memory on huge pages"));
-    one_of_two = ras_qmp_error(vm, INJECT "{ 'addresses': [ %" PRIu64 ", -1 ],"
-                               "'action-required': false } }", AT(4, 3));
-    type = ras_qmp_error(vm, INJECT "{ 'addresses': [ 'x' ],"
-                         "'action-required': false } }");
-    for (int i = 0; i < 513; i++) {
-        qlist_append_int(list, AT(4, i % SMALL_PAGES));
-    }
-    many = ras_qmp_error(vm, INJECT "{ 'addresses': %p,"
-                         "'action-required': false } }", list);
-    g_assert_cmpstr(many, ==, "at most 512 addresses can be injected at once");
-
-    qobject_unref(ras_qmp(vm, INJECT "{ 'addresses': [],"
-                          "'action-required': false } }"));
-    ras_expect_no_pages(vm);
-    g_assert_cmpint(ras_event_count(vm, "HUGETLBFS_RAS"), ==, 0);
-    ras_vm_quit(vm);
-}
-
 static int count_threads(RasVm *vm, const char *name)
 {
     g_autofree char *path = g_strdup_printf("/proc/%d/task",
@@ -458,7 +421,6 @@ int main(int argc, char **argv)
     qtest_add_func("/hugetlbfs-ras/stopped", test_stopped);
     qtest_add_func("/hugetlbfs-ras/stop-cont-race", test_stop_cont_race);
     qtest_add_func("/hugetlbfs-ras/touch-by-qemu", test_touch_by_qemu);
-    qtest_add_func("/hugetlbfs-ras/bad-arguments", test_bad_arguments);
     qtest_add_func("/hugetlbfs-ras/threads", test_threads);
     ras_add_reset_tests();
     ras_add_refusal_tests();

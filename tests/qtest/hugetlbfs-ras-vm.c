@@ -8,8 +8,6 @@
 #include "hugetlbfs-ras-vm.h"
 #include "qobject/qjson.h"
 #include "qobject/qnum.h"
-#include "qemu/bswap.h"
-#include "qemu/cutils.h"
 
 /* Not g_error(), which would leave QEMU behind. */
 static G_NORETURN void ras_fail(const char *expected, const char *got)
@@ -381,103 +379,4 @@ void ras_expect_backend(RasVm *vm, const char *reason)
         ras_fail(reason, qdict_get_str(backend, "reason"));
     }
     qobject_unref(rsp);
-}
-
-static uint64_t ras_pattern(uint64_t gpa, uint64_t seed)
-{
-    return (gpa + 8 + (seed << 40)) * UINT64_C(0x9e3779b97f4a7c15);
-}
-
-/* libqtest takes quadratic time for long answers. */
-#define CHUNK (64 * KiB)
-
-void ras_pattern_write(RasVm *vm, uint64_t gpa, size_t size, uint64_t seed)
-{
-    uint64_t buf[CHUNK / sizeof(uint64_t)];
-
-    for (size_t n; size; gpa += n, size -= n) {
-        n = MIN(size, CHUNK);
-        for (size_t i = 0; i < n; i += sizeof(uint64_t)) {
-            buf[i / sizeof(uint64_t)] = ras_pattern(gpa + i, seed);
-        }
-        qtest_bufwrite(vm->qts, gpa, buf, n);
-    }
-}
-
-void ras_pattern_check(RasVm *vm, uint64_t gpa, size_t size, uint64_t seed)
-{
-    uint64_t buf[CHUNK / sizeof(uint64_t)];
-
-    for (size_t n; size; gpa += n, size -= n) {
-        n = MIN(size, CHUNK);
-        qtest_bufread(vm->qts, gpa, buf, n);
-        ras_pattern_check_buffer(buf, gpa, n, seed);
-    }
-}
-
-void ras_pattern_check_buffer(const void *buf, uint64_t gpa, size_t size,
-                              uint64_t seed)
-{
-    for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
-        g_assert_cmphex(ldq_he_p((const char *)buf + i), ==,
-                        ras_pattern(gpa + i, seed));
-    }
-}
-
-void ras_zero_check(RasVm *vm, uint64_t gpa, size_t size)
-{
-    uint8_t buf[CHUNK];
-
-    for (size_t n; size; gpa += n, size -= n) {
-        n = MIN(size, CHUNK);
-        qtest_bufread(vm->qts, gpa, buf, n);
-        g_assert_true(buffer_is_zero(buf, n));
-    }
-}
-
-char *ras_smaps(RasVm *vm, uint64_t gpa)
-{
-    g_autofree char *hmp = qtest_hmp(vm->qts, "gpa2hva 0x%" PRIx64, gpa);
-    g_autofree char *path = g_strdup_printf("/proc/%d/smaps",
-                                            (int)qtest_pid(vm->qts));
-    const char *at = strstr(hmp, " is ");
-    g_auto(GStrv) lines = NULL;
-    g_autofree char *text = NULL;
-    GString *entry = g_string_new("");
-    uint64_t hva, start, end;
-    bool inside = false;
-
-    g_assert(at);
-    hva = g_ascii_strtoull(at + strlen(" is "), NULL, 16);
-    g_assert(g_file_get_contents(path, &text, NULL, NULL));
-    lines = g_strsplit(text, "\n", -1);
-    for (char **line = lines; *line; line++) {
-        if (sscanf(*line, "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2) {
-            inside = start <= hva && hva < end;
-        }
-        if (inside) {
-            g_string_append_printf(entry, "%s\n", *line);
-        }
-    }
-    g_assert_cmpint(entry->len, >, 0);
-    return g_string_free(entry, false);
-}
-
-uint64_t ras_kernel_page_size(RasVm *vm, uint64_t gpa)
-{
-    g_autofree char *smaps = ras_smaps(vm, gpa);
-    const char *line = strstr(smaps, "KernelPageSize:");
-
-    g_assert(line);
-    return g_ascii_strtoull(line + strlen("KernelPageSize:"), NULL, 10) * KiB;
-}
-
-bool ras_vm_flag(RasVm *vm, uint64_t gpa, const char *flag)
-{
-    g_autofree char *smaps = ras_smaps(vm, gpa);
-    g_autofree char *word = g_strdup_printf(" %s ", flag);
-    const char *line = strstr(smaps, "VmFlags:");
-
-    g_assert(line);
-    return strstr(line, word);
 }

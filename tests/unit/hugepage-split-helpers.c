@@ -6,113 +6,18 @@
 
 #include "qemu/osdep.h"
 #include <setjmp.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
+#include <sys/uio.h>
 #include "qapi/error.h"
-#include "qemu/bitops.h"
+#include "qemu/bitmap.h"
 #include "qemu/memfd.h"
-#include "qemu/rcu.h"
 #include "qemu/units.h"
 #include "qemu/userfaultfd.h"
 #include "hugepage-split-helpers.h"
 
-/* Two pages of the file, one to spare while both mappings of one exist */
-#define POOL_PAGES 4
-#define NR_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
-#define FREE_HUGEPAGES \
-    "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
-
 /* Of a reader that is told to be short, before it reads at length */
 #define SHORT_READS 100000
-
-/*
- * Pages added to the pool must go when the test does, even if it dies: a child
- * waits for that and gives them back.
- */
-static int pool_pipe = -1;
-static pid_t pool_keeper;
-
-static long read_number(const char *path)
-{
-    g_autofree char *text = NULL;
-
-    return g_file_get_contents(path, &text, NULL, NULL) ? atol(text) : -1;
-}
-
-static bool write_number(const char *path, long number)
-{
-    g_autofree char *text = g_strdup_printf("%ld\n", number);
-    int fd = open(path, O_WRONLY);
-    bool ok = fd >= 0 && write(fd, text, strlen(text)) == strlen(text);
-
-    if (fd >= 0) {
-        close(fd);
-    }
-    return ok;
-}
-
-static void pool_return(void)
-{
-    close(pool_pipe);
-    waitpid(pool_keeper, NULL, 0);
-}
-
-static void pool_keep(long added, int read_end)
-{
-    char end;
-
-    /* Only the death of the parent closes the pipe; terminals are its. */
-    setsid();
-    close(STDOUT_FILENO);
-    close(STDERR_FILENO);
-    close(pool_pipe);
-    while (read(read_end, &end, 1) < 0 && errno == EINTR) {
-        /* again */
-    }
-    write_number(NR_HUGEPAGES, MAX(0, read_number(NR_HUGEPAGES) - added));
-    _exit(0);
-}
-
-static void pool_add(void)
-{
-    int lock = open(NR_HUGEPAGES, O_RDONLY | O_CLOEXEC);
-    long pages, old;
-    int ends[2];
-
-    /* Tests may run in parallel; the child keeps the lock until it is done. */
-    if (lock < 0 || flock(lock, LOCK_EX)) {
-        return;
-    }
-    old = read_number(NR_HUGEPAGES);
-    pages = POOL_PAGES - read_number(FREE_HUGEPAGES);
-    g_assert(g_unix_open_pipe(ends, FD_CLOEXEC, NULL));
-    pool_pipe = ends[1];
-    if (pages <= 0 || !write_number(NR_HUGEPAGES, old + pages)) {
-        return;
-    }
-    pages = read_number(NR_HUGEPAGES) - old;
-    /* The child needs no RCU, and sanitizers allow it no threads. */
-    rcu_disable_atfork();
-    pool_keeper = fork();
-    if (pool_keeper == 0) {
-        pool_keep(pages, ends[0]);
-    }
-    close(ends[0]);
-    atexit(pool_return);
-}
-
-static bool pool_ready(void)
-{
-    long free_pages = read_number(FREE_HUGEPAGES);
-
-    if (free_pages >= 0 && free_pages < POOL_PAGES && pool_pipe < 0) {
-        pool_add();
-        free_pages = read_number(FREE_HUGEPAGES);
-    }
-    return free_pages >= POOL_PAGES;
-}
 
 static uint64_t file_word(size_t offset)
 {
@@ -156,7 +61,7 @@ bool test_page_init(TestPage *page, const TestMemory *memory)
         g_test_skip(error_get_pretty(err));
         return false;
     }
-    if (memory->hugetlb && !pool_ready()) {
+    if (memory->hugetlb && !test_pool_ready()) {
         g_test_skip("no free huge pages of 2 MiB, and none can be added");
         return false;
     }
@@ -287,6 +192,18 @@ static void __attribute__((constructor)) sigbus_init(void)
 }
 
 /* volatile: the access is what is tested, not its value */
+#ifdef __SANITIZE_THREAD__
+/* ThreadSanitizer cannot follow a jump out of a handler: let the kernel try. */
+static bool try_access(volatile uint64_t *ptr, uint64_t *word, bool store)
+{
+    struct iovec local = { word, sizeof(*word) };
+    struct iovec remote = { (void *)ptr, sizeof(*ptr) };
+
+    return (store ? process_vm_writev(getpid(), &local, 1, &remote, 1, 0)
+                  : process_vm_readv(getpid(), &local, 1, &remote, 1, 0)) ==
+           sizeof(*word);
+}
+#else
 static bool try_access(volatile uint64_t *ptr, uint64_t *word, bool store)
 {
     bool ok = false;
@@ -302,6 +219,7 @@ static bool try_access(volatile uint64_t *ptr, uint64_t *word, bool store)
     sigbus_expected = 0;
     return ok;
 }
+#endif
 
 bool try_load(void *ptr, uint64_t *word)
 {
@@ -378,7 +296,7 @@ static char *smaps_entry(void *ptr)
     return g_string_free(g_steal_pointer(&entry), false);
 }
 
-bool has_vm_flag(void *ptr, const char *flag)
+static bool has_vm_flag(void *ptr, const char *flag)
 {
     g_autofree char *entry = smaps_entry(ptr);
     g_autofree char *needle = g_strdup_printf(" %s ", flag);
@@ -482,4 +400,79 @@ void assert_no_leak(const TestPage *page, const Resources *before)
     g_assert_cmpuint(now.fds, ==, before->fds);
     g_assert_cmpint(now.mapped, ==, before->mapped);
     g_assert_cmpuint(now.mappings, ==, before->mappings);
+}
+
+void assert_settings(TestPage *page, bool copy)
+{
+    const HugepageSettings *settings = &page->range.settings;
+    uint8_t *host = page->range.host;
+    size_t i;
+
+    for (i = 0; i < page->range.size; i += page->range.size / 2) {
+        g_assert(has_vm_flag(host + i, "mg") == (settings->mergeable && copy));
+        g_assert(has_vm_flag(host + i, "dd") == settings->nodump);
+        g_assert(has_vm_flag(host + i, "dc") == settings->nofork);
+        /* Memory of hugetlbfs is never locked: it cannot be swapped. */
+        if (copy) {
+            g_assert(has_vm_flag(host + i, "lo") == settings->locked);
+        }
+    }
+}
+
+void split_page(TestPage *page, const unsigned long *lost)
+{
+    HugepageSplitResult result = { 0 };
+
+    g_assert(hugepage_split(&page->range, lost, NULL, NULL, &result,
+                            &error_abort));
+    g_assert(bitmap_equal(result.lost, lost, page->pages));
+    hugepage_split_result_destroy(&result);
+    g_assert_null(result.lost);
+}
+
+unsigned long *some_lost(const TestPage *page)
+{
+    unsigned long *lost = bitmap_new(page->pages);
+
+    set_bit(0, lost);
+    set_bit(page->pages / 2, lost);
+    set_bit(page->pages / 2 + 1, lost);
+    set_bit(page->pages - 1, lost);
+    return lost;
+}
+
+static const TestMemory memories[] = {
+    { .name = "hugetlb", .hugetlb = true, .size = 2 * MiB },
+    { .name = "file", .size = 2 * MiB },
+    /* More than one page table of small pages */
+    { .name = "file-4m", .size = 4 * MiB },
+};
+
+typedef struct Test {
+    const TestMemory *memory;
+    TestBody *run;
+    const void *opaque;
+} Test;
+
+static void run_test(const void *opaque)
+{
+    const Test *test = opaque;
+
+    test->run(test->memory, test->opaque);
+}
+
+void add_test(const char *name, const char *variant,
+              TestBody *run, const void *opaque)
+{
+    size_t i;
+
+    for (i = 0; i < ARRAY_SIZE(memories); i++) {
+        g_autofree char *path = g_strdup_printf("/hugepage-split/%s/%s%s",
+                                                memories[i].name, name,
+                                                variant);
+        Test test = { &memories[i], run, opaque };
+
+        g_test_add_data_func_full(path, g_memdup2(&test, sizeof(test)),
+                                  (GTestDataFunc)run_test, g_free);
+    }
 }

@@ -63,6 +63,15 @@ typedef struct FakeReader {
     unsigned interrupted;
 } FakeReader;
 
+typedef void TestBody(const TestMemory *memory, const void *opaque);
+
+/* Add @run as a test for each kind of memory: .../@name@variant */
+void add_test(const char *name, const char *variant, TestBody *run,
+              const void *opaque);
+
+/* Are there free huge pages, perhaps since they were added to the pool? */
+bool test_pool_ready(void);
+
 /* False, and the test is skipped, if there is no such memory. */
 bool test_page_init(TestPage *page, const TestMemory *memory);
 void test_page_destroy(TestPage *page);
@@ -80,6 +89,11 @@ ssize_t fake_reader_read(void *opaque, void *buf, size_t count, off_t offset);
 bool try_load(void *ptr, uint64_t *word);
 bool try_store(void *ptr, uint64_t word);
 
+/* A few lost pages, for the tests that need just some */
+unsigned long *some_lost(const TestPage *page);
+/* Split @page with these small pages lost, and check the result. */
+void split_page(TestPage *page, const unsigned long *lost);
+
 /* Pattern in every healthy small page, SIGBUS in every lost one */
 void assert_split(TestPage *page, const unsigned long *lost);
 /* Pattern in every word, mapped from the file, and stores reach the file */
@@ -88,8 +102,8 @@ void assert_untouched(TestPage *page);
 void assert_undone(TestPage *page);
 /* Zero in every word, and not mapped from the file */
 void assert_zeroed_copy(TestPage *page);
-/* Has the mapping at @ptr this flag in /proc/self/smaps? */
-bool has_vm_flag(void *ptr, const char *flag);
+/* Settings as asked for, on the @copy or on the fresh huge page */
+void assert_settings(TestPage *page, bool copy);
 
 /**
  * Resources: what a call may leak
