@@ -34,6 +34,11 @@ void hugetlbfs_ras_peer_del(void)
 {
 }
 
+bool hugetlbfs_ras_peer_allowed(Error **errp)
+{
+    return true;
+}
+
 size_t hugetlbfs_ras_lost_pages(void)
 {
     return 0;

@@ -74,6 +74,16 @@ bool hugetlbfs_ras_peer_add(Error **errp);
 void hugetlbfs_ras_peer_del(void);
 
 /**
+ * hugetlbfs_ras_peer_allowed: would hugetlbfs_ras_peer_add() succeed now?
+ *
+ * For code that tries again and again until its peer can map guest RAM.
+ *
+ * Context: main thread, BQL.
+ * Returns: false with @errp set if not.
+ */
+bool hugetlbfs_ras_peer_allowed(Error **errp);
+
+/**
  * hugetlbfs_ras_lost_pages: how many host pages are lost now
  */
 size_t hugetlbfs_ras_lost_pages(void);

@@ -273,9 +273,14 @@ bool hugetlbfs_ras_share_backend(HostMemoryBackend *backend, Error **errp)
 
 bool hugetlbfs_ras_peer_add(Error **errp)
 {
+    qatomic_inc(&hugetlbfs_ras.peers);
+    return hugetlbfs_ras_peer_allowed(errp);
+}
+
+bool hugetlbfs_ras_peer_allowed(Error **errp)
+{
     HugetlbfsRas *ras = &hugetlbfs_ras;
 
-    qatomic_inc(&ras->peers);
     if (!ras->initialized) {
         return true;
     }

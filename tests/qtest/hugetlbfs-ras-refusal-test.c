@@ -298,7 +298,11 @@ static void test_vhost_user(void)
 /* A page is split: whoever maps the file now would see something else. */
 static void test_vhost_user_after_split(void)
 {
+    static const char refused[] =
+        "guest RAM has a memory failure and does not reach its file any more, "
+        "so another process cannot map it";
     g_autofree char *text = NULL;
+    g_autofree char *net = NULL;
     FakePeer peer;
     RasVm *vm;
 
@@ -316,8 +320,12 @@ static void test_vhost_user_after_split(void)
         text = ras_qmp_error(vm, "{ 'execute': 'device_add', 'arguments': {"
                              "  'driver': 'vhost-user-rng-pci', 'id': 'd',"
                              "  'chardev': 'c', 'bus': 'slot0' } }");
-        expect_text(text, "guest RAM has a memory failure and does not reach "
-                    "its file any more, so another process cannot map it");
+        expect_text(text, refused);
+        /* This one would try for ever. */
+        net = ras_qmp_error(vm, "{ 'execute': 'netdev_add', 'arguments': {"
+                            "  'type': 'vhost-user', 'id': 'n',"
+                            "  'chardev': 'c' } }");
+        expect_text(net, refused);
         ras_reset(vm);
         ras_expect_backend(vm, NULL);
         ras_vm_quit(vm);

@@ -191,9 +191,11 @@ static void __attribute__((constructor)) sigbus_init(void)
     sigaction(SIGBUS, &action, NULL);
 }
 
-/* volatile: the access is what is tested, not its value */
-#ifdef __SANITIZE_THREAD__
-/* ThreadSanitizer cannot follow a jump out of a handler: let the kernel try. */
+#ifdef CONFIG_TSAN
+/*
+ * ThreadSanitizer cannot follow a jump out of a handler: let the kernel try.
+ * volatile: as below
+ */
 static bool try_access(volatile uint64_t *ptr, uint64_t *word, bool store)
 {
     struct iovec local = { word, sizeof(*word) };
@@ -204,6 +206,7 @@ static bool try_access(volatile uint64_t *ptr, uint64_t *word, bool store)
            sizeof(*word);
 }
 #else
+/* volatile: the access is what is tested, not its value */
 static bool try_access(volatile uint64_t *ptr, uint64_t *word, bool store)
 {
     bool ok = false;

@@ -110,7 +110,7 @@ static void pool_add(long pages)
 
 bool test_pool_ready(void)
 {
-    static bool tried;
+    static bool tried, locked;
     long missing;
 
     if (!tried) {
@@ -122,7 +122,8 @@ bool test_pool_ready(void)
         if (missing > 0) {
             pool_add(missing);
         }
-        pool_lock_take(LOCK_SH);
+        locked = pool_lock_take(LOCK_SH);
     }
-    return read_number(FREE_HUGEPAGES) >= POOL_PAGES;
+    /* Without the lock, they may be gone when they are needed. */
+    return locked && read_number(FREE_HUGEPAGES) >= POOL_PAGES;
 }

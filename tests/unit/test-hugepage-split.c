@@ -276,6 +276,11 @@ static void test_is_lost(const TestMemory *memory, const void *opaque)
     g_assert_false(hugepage_split_is_lost(page.range.host, page.range.small));
     g_assert(faults_disarm());
     test_page_poison(&page);
+    for (i = 0; i < ARRAY_SIZE(hesitations); i++) {
+        faults_arm(1, 1000, hesitations[i]);
+        g_assert(hugepage_split_is_lost(page.range.host, page.range.small));
+        g_assert(faults_disarm());
+    }
     for (i = 0; i < page.pages; i++) {
         g_assert(hugepage_split_is_lost(page.range.host + i * page.range.small,
                                         page.range.small));
