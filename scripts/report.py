@@ -95,7 +95,7 @@ class Tap:
         if mark and mark.upper() == 'SKIP':
             status = SKIP
         notes = ('\n'.join(self.notes) if status == FAIL else
-                 why or self.known_skips.get(name, ''))
+                 self.known_skips.get(name) or why or '')
         self._case(name or number, status, notes)
 
     def _case(self, name, status, why):
