@@ -26,7 +26,7 @@ def _panel(x, title, subtitle, lost, lines):
     y = TOP + CELLS // COLUMNS * SIZE + 24
     for n, (what, value) in enumerate(lines):
         out.append(_text(x, y + n * 20, what, 13, fill='#59636e'))
-        out.append(_text(x + 190, y + n * 20, value, 13, 'bold'))
+        out.append(_text(x + 210, y + n * 20, value, 13, 'bold'))
     return out
 
 
@@ -38,6 +38,7 @@ def svg(panels):
     out = ['<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" '
            'viewBox="0 0 %d %d" font-family="system-ui, sans-serif">'
            % (width, height, width, height),
+           '<!-- SPDX-License-Identifier: GPL-2.0-or-later -->',
            '<rect width="100%" height="100%" fill="#ffffff"/>']
     for n, panel in enumerate(panels):
         out += _panel(GAP + n * (PANEL + GAP), *panel)
