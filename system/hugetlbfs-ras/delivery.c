@@ -112,7 +112,8 @@ static void ras_log(const HugetlbfsRasPage *info)
 {
     g_autofree char *size = size_to_str(info->page_size);
 
-    if (info->state == HUGETLBFS_RAS_STATE_SPLIT && info->reason) {
+    if (info->state == HUGETLBFS_RAS_STATE_SPLIT && info->reason &&
+        !info->lost) {
         /* Still on small pages after a reset, which has warned. */
     } else if (info->state == HUGETLBFS_RAS_STATE_SPLIT) {
         uint64_t lost = 0;
