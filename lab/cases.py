@@ -85,8 +85,8 @@ def eight_errors(lab):
         # the second error comes after the first one was recovered from
         for block, pages in ((blocks[12], (7, 300)), (blocks[13], (511, 0))):
             for n in pages:
-                vm.poison(block + n * PAGE)
-                lost.append(block + n * PAGE)
+                near = [block + (n ^ i) * PAGE for i in range(4)]
+                lost.append(vm.poison_first(*near))
                 lab.expect.eventually_lost(vm, len(lost))
         lab.done(vm, lost)
 

@@ -60,6 +60,9 @@ def tap(number, case, expect):
     boots = expect.numbers.get('boots', 1)
     if boots > 1:
         text += ' # guest came up at boot %d' % boots
+    if expect.numbers.get('ignored'):
+        text += ' # %d injections that the host kernel ignored were repeated ' \
+            'on the next page' % expect.numbers['ignored']
     print(text, flush=True)
     for f in expect.failed:
         print('# ' + f.replace('\n', '\n# '))

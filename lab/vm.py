@@ -40,6 +40,7 @@ class Vm:
         self.pid = 0
         self.boots = 0
         self.injected = False
+        self.ignored = 0        # pages that the kernel could not take away
         self.events = []
         self.messages = []      # what QEMU wrote
         self.exited = None
@@ -265,12 +266,33 @@ class Vm:
 
     def poison(self, *gpas):
         """Let the host kernel fail the memory; several: all at one instant."""
+        ignored = self._poison(*gpas)
+        if ignored:
+            raise Dead('the host kernel did not fail %s' % ignored)
+
+    def poison_first(self, *gpas):
+        """Fail the first of these that the kernel can take away."""
+        for gpa in gpas:
+            if not self._poison(gpa):
+                return gpa
+            self.ignored += 1
+        raise Dead('the host kernel could fail none of %d pages' % len(gpas))
+
+    def _poison(self, *gpas):
+        """Returns what the kernel could not take away: it tries only once.
+
+        Such a page stays readable and is not lost.
+        """
         hvas = ' '.join('0x%x' % self.hva(g) for g in gpas)
         if not self.injected:
             self.guest('stat reset')    # a stall before this is not ours
         self.injected = True
         self.log.note('poison %s' % ' '.join('0x%x' % g for g in gpas))
-        self.host.sh('lab poison %d %s' % (self.pid, hvas))
+        out = self.host.sh('lab poison %d %s' % (self.pid, hvas))
+        self.log.note('kernel: ' + out.replace('\n', ', '))
+        results = [line.split()[1] for line in out.splitlines() if line]
+        return [g for g, r in zip(gpas, results, strict=True)
+                if r == 'ignored']
 
     def starve_io(self):
         """Requests pile up: the only I/O thread gets the CPU last.
