@@ -2,7 +2,7 @@
 """The test cases: what is done to the guest's memory, what must follow."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable
 
 from expect import Expect
@@ -28,11 +28,17 @@ class Lab:
     log: object
     expect: Expect
     sabotage: str = ''      # break something on purpose: the case must fail
+    vms: list = field(default_factory=list)
 
     def vm(self, ras='on', **options):
         if self.sabotage == 'off' and ras == 'on':
             ras = 'off'
-        return Vm(self.host, self.log, ras=ras, **options)
+        self.vms.append(Vm(self.host, self.log, ras=ras, **options))
+        return self.vms[-1]
+
+    def injected(self):
+        """Was any error injected?  From then on nothing may be repeated."""
+        return any(vm.injected for vm in self.vms)
 
     def done(self, vm, pages, **options):
         """After the last error: the guest lost @pages, nothing else."""

@@ -6,6 +6,7 @@ port.  Further ports belong to the QEMU under test, which opens them itself:
 its monitor, its guest's console, its guest's test program, its messages.
 """
 
+import re
 import subprocess
 import time
 
@@ -154,6 +155,12 @@ class Host:
 
     def console(self):
         return self.log.read_text(errors='replace').splitlines()
+
+    def last_words(self):
+        """Why its kernel has died, if it said so."""
+        said = [s for s in self.console() if re.search(
+            r'Kernel panic|BUG: |Oops: ', s)]
+        return said[0].strip() if said else 'no message'
 
     def alive(self):
         return not self.failed and self.process.poll() is None
