@@ -11,7 +11,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/hugepage-split.h"
 #include "qemu/userfaultfd.h"
-#include "hugepage-mark.h"
+#include "hugepage-internal.h"
 
 /*
  * EAGAIN is answered while another thread changes the address space.  It
@@ -57,41 +57,25 @@ static int marker_open(Error **errp)
     return uffd;
 }
 
-/*
- * UFFDIO_POISON on an empty range.  Returns the bytes done, which are fewer
- * than @size when something stopped it in the middle, or -1 with errno.
- */
-static ssize_t uffd_poison(int uffd, void *ptr, size_t size)
-{
-    struct uffdio_poison poison = {
-        .range.start = (uintptr_t)ptr,
-        .range.len = size,
-    };
-
-    if (ioctl(uffd, UFFDIO_POISON, &poison) &&
-        (errno != EAGAIN || poison.updated <= 0)) {
-        return -1;
-    }
-    return poison.updated;
-}
-
 static bool mark_run(int uffd, uint8_t *ptr, size_t size, Error **errp)
 {
     int tries = 0;
 
     while (size) {
-        ssize_t done = -1;
+        ssize_t done;
 
         /* A marker needs an empty place, in locked memory as well. */
-        if (madvise(ptr, size, MADV_DONTNEED_LOCKED) == 0) {
-            done = uffd_poison(uffd, ptr, size);
+        if (RETRY_ON_EINTR(madvise(ptr, size, MADV_DONTNEED_LOCKED)) < 0) {
+            done = -errno;
+        } else {
+            done = hugepage_uffd_poison(uffd, ptr, size);
         }
         if (done > 0) {
             ptr += done;
             size -= done;
-        } else if ((errno != EAGAIN && errno != EEXIST && errno != EINTR) ||
+        } else if ((done != -EAGAIN && done != -EEXIST && done != -EINTR) ||
                    ++tries == MAX_TRIES) {
-            error_setg_errno(errp, errno, "Cannot mark %zu bytes as lost",
+            error_setg_errno(errp, -done, "Cannot mark %zu bytes as lost",
                              size);
             return false;
         }

@@ -9,12 +9,13 @@
 #include "qemu/osdep.h"
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
 #include "qemu/host-utils.h"
 #include "qemu/hugepage-split.h"
 #include "qemu/timer.h"
-#include "hugepage-mark.h"
+#include "hugepage-internal.h"
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
@@ -30,7 +31,7 @@ int64_t hugepage_clock_now(void *opaque)
     return get_clock();
 }
 
-static bool range_check(const HugepageRange *range, Error **errp)
+bool hugepage_range_check(const HugepageRange *range, Error **errp)
 {
     if (is_power_of_2(range->size) && is_power_of_2(range->small) &&
         range->small >= qemu_real_host_page_size() &&
@@ -47,7 +48,7 @@ static bool range_check(const HugepageRange *range, Error **errp)
 }
 
 /* Memory that one page table maps: that is what a huge mapping can cover. */
-static size_t extent_size(const HugepageRange *range)
+size_t hugepage_extent(const HugepageRange *range)
 {
     return MIN(range->size, range->small / sizeof(uint64_t) * range->small);
 }
@@ -122,7 +123,7 @@ static void *staging_reserve(size_t size, Error **errp)
     return NULL;
 }
 
-static void *staging_new(const HugepageRange *range, Error **errp)
+void *hugepage_staging_new(const HugepageRange *range, Error **errp)
 {
     void *staging = staging_reserve(range->size, errp);
 
@@ -140,7 +141,7 @@ static void *staging_new(const HugepageRange *range, Error **errp)
     }
     /* A kernel built without either refuses: then there is no need. */
     madvise(staging, range->size, MADV_UNMERGEABLE);
-    if (range->size > extent_size(range)) {
+    if (range->size > hugepage_extent(range)) {
         madvise(staging, range->size, MADV_HUGEPAGE);
     }
     return staging;
@@ -150,10 +151,12 @@ static void *staging_new(const HugepageRange *range, Error **errp)
  * Long reads.  One that fails costs the small page where it starts, with the
  * bytes of it that an earlier short read has brought.
  */
-static void fill_extent(const HugepageRange *range,
-                        const HugepageReader *reader, uint8_t *staging,
-                        size_t pos, size_t end, unsigned long *lost)
+void hugepage_read_extent(const HugepageRange *range,
+                          const HugepageReader *reader, uint8_t *buffer,
+                          size_t start, size_t end, unsigned long *lost)
 {
+    size_t pos = start;
+
     while (pos < end) {
         size_t page = pos / range->small;
         size_t stop = find_next_bit(lost, end / range->small, page) *
@@ -161,7 +164,8 @@ static void fill_extent(const HugepageRange *range,
         ssize_t got = -1;
 
         if (pos < stop) {
-            got = RETRY_ON_EINTR(reader->read(reader->opaque, staging + pos,
+            got = RETRY_ON_EINTR(reader->read(reader->opaque,
+                                              buffer + (pos - start),
                                               stop - pos,
                                               range->fd_offset + pos));
         }
@@ -183,7 +187,7 @@ static bool staging_fill(const HugepageRange *range,
                          unsigned long *lost, Error **errp)
 {
     ERRP_GUARD();
-    size_t extent = extent_size(range);
+    size_t extent = hugepage_extent(range);
     size_t pos;
 
     for (pos = 0; pos < range->size; pos += extent) {
@@ -196,12 +200,13 @@ static bool staging_fill(const HugepageRange *range,
                               "the limit of the control group.\n");
             return false;
         }
-        fill_extent(range, reader, staging, pos, pos + extent, lost);
+        hugepage_read_extent(range, reader, staging + pos, pos, pos + extent,
+                             lost);
     }
     return true;
 }
 
-static int move_over(void *from, void *to, size_t size)
+int hugepage_move_over(void *from, void *to, size_t size)
 {
     void *ptr;
 
@@ -219,7 +224,7 @@ static int move_over(void *from, void *to, size_t size)
  *
  * Returns: true if there was a hole, and the file is mapped there again.
  */
-static bool range_restore(const HugepageRange *range)
+bool hugepage_range_restore(const HugepageRange *range)
 {
     void *ptr = mmap(range->host, range->size, PROT_READ | PROT_WRITE,
                      MAP_SHARED | MAP_FIXED_NOREPLACE, range->fd,
@@ -237,7 +242,7 @@ static void *staging_build(const HugepageRange *range,
                            const HugepageReader *reader, unsigned long *lost,
                            Error **errp)
 {
-    void *staging = staging_new(range, errp);
+    void *staging = hugepage_staging_new(range, errp);
 
     if (staging &&
         (!staging_fill(range, reader, staging, lost, errp) ||
@@ -249,22 +254,27 @@ static void *staging_build(const HugepageRange *range,
     return staging;
 }
 
+void hugepage_settings_finish(const HugepageRange *range)
+{
+    if (range->settings.mergeable) {
+        /* Not worth a failure: a kernel without KSM merges nothing. */
+        madvise(range->host, range->size, MADV_MERGEABLE);
+    }
+}
+
 static bool commit(const HugepageRange *range, void *staging, Error **errp)
 {
     ERRP_GUARD();
-    int ret = move_over(staging, range->host, range->size);
+    int ret = hugepage_move_over(staging, range->host, range->size);
 
     if (ret) {
-        range_restore(range);
+        hugepage_range_restore(range);
         munmap(staging, range->size);
         error_setg_errno(errp, -ret, "Cannot move the copy over the huge page");
         error_append_hint(errp, "Raise /proc/sys/vm/max_map_count.\n");
         return false;
     }
-    if (range->settings.mergeable) {
-        /* Not worth a failure: a kernel without KSM merges nothing. */
-        madvise(range->host, range->size, MADV_MERGEABLE);
-    }
+    hugepage_settings_finish(range);
     return true;
 }
 
@@ -283,7 +293,7 @@ bool hugepage_split(const HugepageRange *range,
     size_t pages;
     void *staging;
 
-    if (!range_check(range, errp)) {
+    if (!hugepage_range_check(range, errp)) {
         return false;
     }
     clock = clock ?: &real_clock;
@@ -335,9 +345,9 @@ bool hugepage_split_lose(void *host, size_t small, Error **errp)
         return false;
     }
     /* Marking in place would let other threads read zeros for a moment. */
-    ret = move_over(page, host, small);
+    ret = hugepage_move_over(page, host, small);
     if (ret) {
-        /* See range_restore() */
+        /* See hugepage_range_restore() */
         mmap(host, small, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
              MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
         munmap(page, small);
@@ -375,12 +385,52 @@ static void *fresh_new(const HugepageRange *range, Error **errp)
     return fresh;
 }
 
-bool hugepage_split_undo(const HugepageRange *range, Error **errp)
+/* Like hugepage_read_fd(), of the replacement */
+static ssize_t read_replacement(void *opaque, void *buf, size_t count,
+                                off_t offset)
+{
+    const HugepageRange *range = opaque;
+    struct iovec to = { .iov_base = buf, .iov_len = count };
+    struct iovec from = {
+        .iov_base = range->host + (offset - range->fd_offset),
+        .iov_len = count,
+    };
+
+    /* A bad cell that nobody knows of yet is EFAULT here and no signal. */
+    return process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+}
+
+static bool copy_back(const HugepageRange *range, const unsigned long *lost,
+                      uint8_t *fresh, Error **errp)
+{
+    const HugepageReader reader = {
+        .read = read_replacement, .opaque = (void *)range,
+    };
+    size_t pages = range->size / range->small;
+    g_autofree unsigned long *gone = bitmap_try_new(pages);
+    size_t page;
+
+    if (!gone) {
+        error_setg(errp, "Cannot allocate a bitmap of %zu bits", pages);
+        return false;
+    }
+    bitmap_copy(gone, lost, pages);
+    hugepage_read_extent(range, &reader, fresh, 0, range->size, gone);
+    /* A read that failed may have brought the beginning of a small page. */
+    for (page = find_first_bit(gone, pages); page < pages;
+         page = find_next_bit(gone, pages, page + 1)) {
+        memset(fresh + page * range->small, 0, range->small);
+    }
+    return true;
+}
+
+bool hugepage_split_undo(const HugepageRange *range,
+                         const unsigned long *lost, Error **errp)
 {
     void *fresh;
     int ret;
 
-    if (!range_check(range, errp)) {
+    if (!hugepage_range_check(range, errp)) {
         return false;
     }
     /* Until then the file maps the poisoned page; the copy is not affected. */
@@ -395,12 +445,16 @@ bool hugepage_split_undo(const HugepageRange *range, Error **errp)
     if (!fresh) {
         return false;
     }
-    ret = move_over(fresh, range->host, range->size);
+    if (lost && !copy_back(range, lost, fresh, errp)) {
+        munmap(fresh, range->size);
+        return false;
+    }
+    ret = hugepage_move_over(fresh, range->host, range->size);
     if (ret == 0) {
         return true;
     }
     munmap(fresh, range->size);
-    if (range_restore(range)) {
+    if (hugepage_range_restore(range)) {
         /* The same page of the file, by another way. */
         return true;
     }

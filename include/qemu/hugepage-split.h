@@ -173,18 +173,21 @@ bool hugepage_split_lose(void *host, size_t small, Error **errp);
 bool hugepage_split_is_lost(void *host, size_t small);
 
 /**
- * hugepage_split_undo: put a fresh, zeroed huge page back
+ * hugepage_split_undo: put a fresh huge page back
  *
  * @range: the range given to hugepage_split()
+ * @lost: a bit per small page that is lost and becomes zeros; what else cannot
+ *        be read does so, too.  NULL if all is to become zeros.
  *
  * Punches the poisoned huge page out of the file, maps and populates a new
- * one elsewhere, puts the settings on it and moves it over the range with one
- * mremap().
+ * one elsewhere, puts the settings and the content on it and moves it over the
+ * range with one mremap().  Who writes to the range meanwhile writes in vain.
  *
  * Returns: true; or false with @errp set (most often: no huge page is free).
  * In that case the range is still backed by the small pages with their content.
  */
-bool hugepage_split_undo(const HugepageRange *range, Error **errp);
+bool hugepage_split_undo(const HugepageRange *range,
+                         const unsigned long *lost, Error **errp);
 
 /**
  * hugepage_split_zero: zero a replaced range and drop its markers

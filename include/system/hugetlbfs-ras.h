@@ -143,7 +143,8 @@ size_t hugetlbfs_ras_pagesize(RAMBlock *rb, ram_addr_t offset);
  * hugetlbfs_ras_discard: discard guest RAM that may be split
  *
  * The part in split ranges is zeroed on the small pages and its lost pages
- * become plain memory; the rest goes through ram_block_discard_range().
+ * become plain memory; the rest goes through ram_block_discard_range().  A
+ * huge page that is being copied cannot be discarded: -EBUSY.
  *
  * @rb: the RAM block
  * @start: in bytes in @rb

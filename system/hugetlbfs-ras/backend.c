@@ -44,8 +44,22 @@ static void ras_set_property(Object *obj, Visitor *v, const char *name,
     visit_type_OnOffAuto(v, name, &backend->hugetlbfs_ras, errp);
 }
 
+static int ras_get_mode(Object *obj, Error **errp)
+{
+    return MEMORY_BACKEND(obj)->hugetlbfs_ras_mode;
+}
+
+static void ras_set_mode(Object *obj, int mode, Error **errp)
+{
+    MEMORY_BACKEND(obj)->hugetlbfs_ras_mode = mode;
+}
+
 void hugetlbfs_ras_add_property(ObjectClass *oc)
 {
+    object_class_property_add_enum(oc, "x-hugetlbfs-ras-mode",
+                                   "HugetlbfsRasMode",
+                                   &HugetlbfsRasMode_lookup,
+                                   ras_get_mode, ras_set_mode);
     object_class_property_add(oc, "hugetlbfs-ras", "OnOffAuto",
                               ras_get_property, ras_set_property, NULL, NULL);
     object_class_property_set_description(oc, "hugetlbfs-ras",
@@ -107,6 +121,7 @@ static RasBackend *ras_backend_new(HostMemoryBackend *backend)
     b->size = memory_region_size(&backend->mr);
     b->page_size = qemu_ram_pagesize(rb);
     b->required = backend->hugetlbfs_ras == ON_OFF_AUTO_ON;
+    b->mode = backend->hugetlbfs_ras_mode;
     b->unfit = ras_unfit(rb);
     b->range = (HugepageRange) {
         .size = b->page_size,
@@ -135,11 +150,11 @@ static void ras_block_removed(RAMBlockNotifier *n, void *host, size_t size,
     RasBackend *b;
 
     QEMU_LOCK_GUARD(&ras->lock);
-    ras_wait_idle(ras);
     b = ras_backend_at(ras, host);
     if (!b) {
         return;
     }
+    ras_stop_work(ras, b);
     QTAILQ_FOREACH_SAFE(page, &b->pages, next, next) {
         ras_page_free(ras, page);
     }
@@ -180,10 +195,13 @@ static void ras_init(HugetlbfsRas *ras)
     }
 }
 
-static bool ras_start(HugetlbfsRas *ras, Error **errp)
+static bool ras_start(HugetlbfsRas *ras, HugetlbfsRasMode mode, Error **errp)
 {
     static Notifier machine_done = { .notify = ras_machine_done };
 
+    if (!ras_fill_init(ras, mode, errp)) {
+        return false;
+    }
     if (ras->started) {
         return true;
     }
@@ -235,7 +253,8 @@ bool hugetlbfs_ras_register(HostMemoryBackend *backend, Error **errp)
     ras_init(ras);
     b = ras_backend_new(backend);
     trace_hugetlbfs_ras_register(b->id, b->page_size, b->unfit ?: "no");
-    if (!(b->unfit ? ras_register_unfit(b, errp) : ras_start(ras, errp))) {
+    if (!(b->unfit ? ras_register_unfit(b, errp)
+                   : ras_start(ras, b->mode, errp))) {
         ras_backend_free(b);
         return false;
     }

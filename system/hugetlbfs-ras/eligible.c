@@ -85,11 +85,13 @@ static uint64_t ras_cgroup_available(void)
     return available;
 }
 
-static char *ras_memory_refusal(size_t page_size)
+static char *ras_memory_refusal(const HugetlbfsRas *ras, size_t page_size)
 {
     uint64_t host = ras_host_available();
     uint64_t cgroup = ras_cgroup_available();
-    uint64_t need = page_size + RAS_MEMORY_MARGIN;
+    /* What other copies have not taken yet is not free. */
+    uint64_t need = page_size + RAS_MEMORY_MARGIN +
+                    (ras->fill ? hugepage_fill_missing(ras->fill) : 0);
 
     if (MIN(host, cgroup) >= need) {
         return NULL;
@@ -127,5 +129,5 @@ char *ras_refusal(const HugetlbfsRas *ras, const RasBackend *backend)
     if (runstate_check(RUN_STATE_INMIGRATE)) {
         return g_strdup("an incoming migration is filling guest RAM");
     }
-    return ras_memory_refusal(backend->page_size);
+    return ras_memory_refusal(ras, backend->page_size);
 }

@@ -104,14 +104,51 @@ static size_t ras_told_bits(const RasPage *page)
     return page->backend->page_size / RAS_TOLD_SIZE;
 }
 
-void ras_page_set_split(HugetlbfsRas *ras, RasPage *page,
-                        HugepageSplitResult *result)
+bool ras_page_is_replaced(const RasPage *page)
+{
+    return page->lost;
+}
+
+void ras_page_set_replaced(HugetlbfsRas *ras, RasPage *page,
+                           unsigned long *lost)
+{
+    page->lost = lost;
+    page->lost_pages = bitmap_count_one(lost, page->backend->page_size /
+                                        ras_small(page));
+    page->told = bitmap_new(ras_told_bits(page));
+    qatomic_set(&ras->split_pages, ras->split_pages + 1);
+    qatomic_set(&ras->lost_pages, ras->lost_pages + page->lost_pages);
+}
+
+void ras_page_clear_replaced(HugetlbfsRas *ras, RasPage *page)
+{
+    qatomic_set(&ras->split_pages, ras->split_pages - 1);
+    qatomic_set(&ras->lost_pages, ras->lost_pages - page->lost_pages);
+    g_clear_pointer(&page->lost, g_free);
+    g_clear_pointer(&page->told, g_free);
+    page->lost_pages = 0;
+}
+
+void ras_work_begin(HugetlbfsRas *ras, RasPage *page)
+{
+    page->busy++;
+    qatomic_set(&ras->busy, ras->busy + 1);
+}
+
+void ras_work_end(HugetlbfsRas *ras, RasPage *page)
+{
+    page->busy--;
+    qatomic_set(&ras->busy, ras->busy - 1);
+    ras->finished++;
+    qemu_cond_broadcast(&ras->idle);
+}
+
+void ras_page_set_split(HugetlbfsRas *ras, RasPage *page)
 {
     ras_page_set_state(page, HUGETLBFS_RAS_STATE_SPLIT, NULL);
-    page->lost = g_steal_pointer(&result->lost);
-    page->lost_pages = result->lost_pages;
-    page->salvaged = result->salvaged;
-    page->told = bitmap_new(ras_told_bits(page));
+    page->stuck = false;
+    page->salvaged = page->backend->page_size -
+                     page->lost_pages * ras_small(page);
     if (!page->salvaged) {
         /*
          * Thousands of notices would do the guest more harm than to learn of
@@ -119,8 +156,7 @@ void ras_page_set_split(HugetlbfsRas *ras, RasPage *page,
          */
         bitmap_fill(page->told, ras_told_bits(page));
     }
-    qatomic_set(&ras->split_pages, ras->split_pages + 1);
-    qatomic_set(&ras->lost_pages, ras->lost_pages + page->lost_pages);
+    ras_work_end(ras, page);
 }
 
 bool ras_page_is_lost(const RasPage *page, uint64_t offset)
@@ -134,8 +170,10 @@ void ras_page_set_lost(HugetlbfsRas *ras, RasPage *page, uint64_t offset)
     if (!ras_page_is_lost(page, offset)) {
         set_bit((offset - page->offset) / ras_small(page), page->lost);
         page->lost_pages++;
-        page->salvaged -= MIN(page->salvaged, ras_small(page));
-        page->announce = true;
+        if (page->state == HUGETLBFS_RAS_STATE_SPLIT) {
+            page->salvaged -= MIN(page->salvaged, ras_small(page));
+            page->announce = true;
+        }
         qatomic_set(&ras->lost_pages, ras->lost_pages + 1);
     }
 }
@@ -187,13 +225,10 @@ void ras_page_set_told(RasPage *page, uint64_t offset, bool told)
 
 void ras_page_free(HugetlbfsRas *ras, RasPage *page)
 {
-    if (page->state == HUGETLBFS_RAS_STATE_SPLIT) {
-        qatomic_set(&ras->split_pages, ras->split_pages - 1);
-        qatomic_set(&ras->lost_pages, ras->lost_pages - page->lost_pages);
+    if (ras_page_is_replaced(page)) {
+        ras_page_clear_replaced(ras, page);
     }
     QTAILQ_REMOVE(&page->backend->pages, page, next);
-    g_free(page->lost);
-    g_free(page->told);
     g_free(page->reason);
     g_free(page);
 }

@@ -6,7 +6,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/bitmap.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
@@ -14,98 +13,79 @@
 #include "ras.h"
 #include "trace.h"
 
-/*
- * Replaces the huge page.  The lock is dropped meanwhile; the page cannot go
- * away, because who wants to remove it waits until the engine is done.
- */
-static void ras_split(HugetlbfsRas *ras, RasPage *page,
-                      const SigbusReport *report)
+/* Touches of a page that seems healthy, until it counts as lost */
+#define RAS_DOUBTS 100
+
+static bool ras_lose(HugetlbfsRas *ras, void *host, size_t small, Error **errp)
 {
-    HugepageRange range = ras_range(page->backend, page->offset);
-    size_t bits = range.size / range.small;
-    g_autofree unsigned long *known = NULL;
-    HugepageSplitResult result = { 0 };
-    Error *err = NULL;
-    bool ok;
-
-    if (report->injected) {
-        known = bitmap_new(bits);
-        set_bit((report->addr - range.host) / range.small, known);
-    }
-
-    ras_page_set_state(page, HUGETLBFS_RAS_STATE_SPLITTING, NULL);
-    ras->busy = page;
-    qemu_mutex_unlock(&ras->lock);
-    ok = hugepage_split(&range, known, NULL, NULL, &result, &err);
-    qemu_mutex_lock(&ras->lock);
-    ras->busy = NULL;
-    qemu_cond_broadcast(&ras->idle);
-
-    if (!ok) {
-        ras_page_set_state(page, HUGETLBFS_RAS_STATE_FAILED,
-                           g_strdup(error_get_pretty(err)));
-        error_free(err);
-        return;
-    }
-    trace_hugetlbfs_ras_split(range.host, range.size, result.lost_pages,
-                              result.salvage_ns, result.commit_ns);
-    ras_page_set_split(ras, page, &result);
-    hugepage_split_result_destroy(&result);
-}
-
-static void ras_first_error(HugetlbfsRas *ras, RasPage *page,
-                            const SigbusReport *report)
-{
-    char *refusal = ras_refusal(ras, page->backend);
-
-    if (refusal) {
-        ras_page_set_state(page, HUGETLBFS_RAS_STATE_REFUSED, refusal);
-    } else {
-        ras_split(ras, page, report);
-    }
+    return (ras->fill && hugepage_fill_lose(ras->fill, host)) ||
+           hugepage_split_lose(host, small, errp);
 }
 
 /*
- * An error in a range that is split already.  Many are old ones, raised by a
- * thread that touched the huge page before it was replaced, so the kernel is
- * asked what the page is now.
+ * A small page that the kernel still maps: is it bad all the same?  It may be
+ * unable to take the page away, for instance from a transparent huge page that
+ * it cannot split.
+ *
+ * An action-optional error names the bad page itself.  A touch does not: most
+ * are old ones, by a thread that met the huge page before it was replaced.  But
+ * each thread does so once, and a bad page is met again and again.
  */
+static bool ras_believe(RasPage *page, uint64_t offset,
+                        const SigbusReport *report)
+{
+    if (report->injected || !report->action_required) {
+        return true;
+    }
+    offset = QEMU_ALIGN_DOWN(offset, page->backend->range.small);
+    if (page->doubtful != offset) {
+        page->doubtful = offset;
+        page->doubts = 0;
+    }
+    return ++page->doubts >= RAS_DOUBTS;
+}
+
+/* An error in a range that is split already */
 static void ras_second_error(HugetlbfsRas *ras, RasPage *page, uint64_t offset,
                              const SigbusReport *report)
 {
     size_t small = page->backend->range.small;
     void *host = page->backend->host + QEMU_ALIGN_DOWN(offset, small);
     Error *err = NULL;
+    bool lost;
 
     if (ras_page_is_lost(page, offset)) {
         return;
     }
-    if (report->injected && !hugepage_split_lose(host, small, &err)) {
-        warn_reportf_err(err, "hugetlbfs-ras: cannot inject: ");
-        return;
-    }
-    if (hugepage_split_is_lost(host, small)) {
-        ras_page_set_lost(ras, page, offset);
-        trace_hugetlbfs_ras_second(host, true);
+    if (!report->injected && ras->fill &&
+        hugepage_fill_is_missing(ras->fill, host)) {
+        /* Will be found when it is brought. */
+        lost = false;
+    } else if (!report->injected && hugepage_split_is_lost(host, small)) {
+        lost = true;
     } else {
-        trace_hugetlbfs_ras_second(host, false);
+        lost = ras_believe(page, offset, report);
+        if (lost && !ras_lose(ras, host, small, &err)) {
+            warn_reportf_err(err, "hugetlbfs-ras: a lost page can still be "
+                             "read: ");
+            return;
+        }
+    }
+    trace_hugetlbfs_ras_second(host, lost);
+    if (lost) {
+        ras_page_set_lost(ras, page, offset);
     }
 }
 
 static SigbusVerdict ras_decide(HugetlbfsRas *ras, RasPage *page,
                                 uint64_t offset, const SigbusReport *report)
 {
-    switch (page->state) {
-    case HUGETLBFS_RAS_STATE_REPORTED:
-        ras_first_error(ras, page, report);
-        break;
-    case HUGETLBFS_RAS_STATE_SPLIT:
+    if (page->state == HUGETLBFS_RAS_STATE_REPORTED) {
+        ras_recover(ras, page, report);
+    } else if (ras_page_is_replaced(page)) {
         ras_second_error(ras, page, offset, report);
-        break;
-    default:
-        break;
     }
-    if (page->state != HUGETLBFS_RAS_STATE_SPLIT) {
+    if (!ras_page_is_replaced(page)) {
         return SIGBUS_VERDICT_STOCK;
     }
     return ras_page_is_lost(page, offset) ? SIGBUS_VERDICT_LOST

@@ -213,6 +213,9 @@ void qmp_x_hugetlbfs_ras_inject(uint64List *addresses, bool action_required,
         }
     }
     sigbus_intake_ask(&last);
+    WITH_QEMU_LOCK_GUARD(&ras->lock) {
+        ras_wait_idle(ras);
+    }
     if (runstate_is_running()) {
         resume_all_vcpus();
     }

@@ -6,10 +6,10 @@
  * mark pages as told.
  *
  * Lock: ras->lock protects everything in HugetlbfsRas, RasBackend and
- * RasPage unless a field says otherwise.  It is a leaf: nothing is locked and
- * nothing waits while it is held.  The listener drops it while the engine
- * works; the page is then in state SPLITTING and ras->busy is set, and
- * nobody but the listener touches it.
+ * RasPage unless a field says otherwise.  It is a leaf but for the filler's own
+ * lock: nothing waits while it is held.  The listener drops it while the
+ * engine works; the page is then in state SPLITTING and counted in
+ * ras->busy, and stays where it is.
  *
  * The listener never takes the BQL, because who holds the BQL may be waiting
  * for it in the SIGBUS handler.  What needs the BQL it leaves to a bottom
@@ -21,7 +21,7 @@
 #ifndef HUGETLBFS_RAS_RAS_H
 #define HUGETLBFS_RAS_RAS_H
 
-#include "qemu/hugepage-split.h"
+#include "qemu/hugepage-fill.h"
 #include "qemu/queue.h"
 #include "qemu/thread.h"
 #include "qemu/timer.h"
@@ -48,6 +48,7 @@ typedef struct RasPage RasPage;
  * @range: template for the engine: settings, file, small page size
  * @numa_nodes: what @range points to
  * @required: hugetlbfs-ras=on
+ * @mode: x-hugetlbfs-ras-mode
  * @unfit: why it can never be recovered; NULL if it can
  * @shared: another process maps it
  * @pages: huge pages with an error, ascending
@@ -63,6 +64,7 @@ typedef struct RasBackend {
     HugepageRange range;
     DECLARE_BITMAP(numa_nodes, MAX_NODES + 1);
     bool required;
+    HugetlbfsRasMode mode;
     char *unfit;
     bool shared;
     QTAILQ_HEAD(, RasPage) pages;
@@ -76,11 +78,16 @@ typedef struct RasBackend {
  * @offset: where in it, in bytes
  * @state: see hugetlbfs_ras_transition_valid()
  * @reason: why it was refused or failed, or is still split after a reset
- * @lost: a bit per small page; NULL unless split
- * @told: a bit per RAS_TOLD_SIZE; NULL unless split
+ * @lost: a bit per small page; NULL unless split or being filled
+ * @told: a bit per RAS_TOLD_SIZE; as @lost
  * @lost_pages: bits set in @lost
  * @salvaged: bytes
  * @longest_stall: nanoseconds
+ * @busy: how many of engine or filler, and listener, work on it; the page
+ *     stays in the ledger meanwhile
+ * @stuck: the filler cannot go on
+ * @doubtful, @doubts: a small page, as an offset in @backend, that was touched
+ *     @doubts times in vain although the kernel maps it
  * @announce: the main loop has to emit an event
  */
 struct RasPage {
@@ -93,6 +100,10 @@ struct RasPage {
     size_t lost_pages;
     uint64_t salvaged;
     int64_t longest_stall;
+    unsigned busy;
+    bool stuck;
+    uint64_t doubtful;
+    unsigned doubts;
     bool announce;
     QTAILQ_ENTRY(RasPage) next;
 };
@@ -105,8 +116,12 @@ struct RasPage {
  * @lost_pages, @split_pages: sums over the ledger; written under @lock, read
  *     atomically by anybody
  * @peers: processes that map all guest RAM; atomic
- * @busy: the page the engine works on
- * @idle: signalled when @busy becomes NULL
+ * @busy: sum of RasPage.busy; written under @lock, read atomically by anybody
+ * @finished: how often @busy went down or a page got stuck
+ * @idle: signalled with that
+ * @fill: the filler; NULL if only the eager way is possible; set by the main
+ *     thread, BQL, with @lock
+ * @fill_tried: @fill is NULL and will stay so
  * @stock: addresses of action-optional errors that are not ours
  * @bh: main loop: events and @stock
  * @timer: main loop, guest's time: tells the guest
@@ -121,7 +136,10 @@ typedef struct HugetlbfsRas {
     size_t lost_pages;
     size_t split_pages;
     unsigned peers;
-    RasPage *busy;
+    unsigned busy;
+    unsigned finished;
+    HugepageFill *fill;
+    bool fill_tried;
     GQueue stock;
     QEMUBH *bh;
     QEMUTimer *timer;
@@ -145,9 +163,17 @@ RasPage *ras_page_at(RasBackend *backend, uint64_t offset);
 RasPage *ras_page_get(RasBackend *backend, uint64_t offset);
 /* @reason is taken over. */
 void ras_page_set_state(RasPage *page, HugetlbfsRasState state, char *reason);
-/* Takes over the bitmap of @result. */
-void ras_page_set_split(HugetlbfsRas *ras, RasPage *page,
-                        HugepageSplitResult *result);
+/* Small pages are in place; takes over @lost, which may still grow. */
+void ras_page_set_replaced(HugetlbfsRas *ras, RasPage *page,
+                           unsigned long *lost);
+/* Takes that back: the swap has failed. */
+void ras_page_clear_replaced(HugetlbfsRas *ras, RasPage *page);
+/* From SPLITTING to SPLIT, end of work: no more is lost for now. */
+void ras_page_set_split(HugetlbfsRas *ras, RasPage *page);
+/* The page consists of small pages. */
+bool ras_page_is_replaced(const RasPage *page);
+void ras_work_begin(HugetlbfsRas *ras, RasPage *page);
+void ras_work_end(HugetlbfsRas *ras, RasPage *page);
 bool ras_page_is_lost(const RasPage *page, uint64_t offset);
 void ras_page_set_lost(HugetlbfsRas *ras, RasPage *page, uint64_t offset);
 /* Bytes [start, start + length) of the page are plain memory again. */
@@ -157,7 +183,7 @@ void ras_page_clear_lost(HugetlbfsRas *ras, RasPage *page, uint64_t start,
 bool ras_page_next_untold(const RasPage *page, uint64_t *offset);
 void ras_page_set_told(RasPage *page, uint64_t offset, bool told);
 void ras_page_free(HugetlbfsRas *ras, RasPage *page);
-/* Waits, dropping the lock, until the engine is done. */
+/* Waits, dropping the lock, until no page is being worked on. */
 void ras_wait_idle(HugetlbfsRas *ras);
 
 /**
@@ -190,6 +216,31 @@ char *ras_unfit(RAMBlock *rb);
  */
 char *ras_refusal(const HugetlbfsRas *ras, const RasBackend *backend);
 
+/* recover.c */
+/**
+ * ras_fill_init: start the filler, if it is not yet and @mode wants it
+ *
+ * Context: main thread, BQL.
+ * Returns: false with @errp set if @mode allows nothing else, but it may not.
+ */
+bool ras_fill_init(HugetlbfsRas *ras, HugetlbfsRasMode mode, Error **errp);
+
+/* The rest with the lock held, which is dropped meanwhile. */
+
+/* First error in @page, in state REPORTED. */
+void ras_recover(HugetlbfsRas *ras, RasPage *page, const SigbusReport *report);
+
+/**
+ * ras_stop_work: wait until no page is being worked on
+ *
+ * @gone: the backend whose memory goes away, for its pages only, without
+ *     waiting until they are copied; or NULL: all are copied first, except
+ *     what the filler is stuck with, which becomes zeros.
+ *
+ * Context: BQL, lest pages go.
+ */
+void ras_stop_work(HugetlbfsRas *ras, RasBackend *gone);
+
 /* listener.c */
 void ras_listener_start(HugetlbfsRas *ras);
 
@@ -205,7 +256,7 @@ void ras_reset_init(HugetlbfsRas *ras);
 void *ras_gpa_to_host(hwaddr gpa);
 
 /* users.c */
-/* Is any huge page of [start, start + length) of @rb split? */
+/* Is a huge page of [start, start + length) of @rb split, or just being so? */
 bool ras_range_is_split(HugetlbfsRas *ras, RAMBlock *rb, uint64_t start,
                         uint64_t length);
 /* A migration that runs now cannot be trusted to end well: fail it; BQL. */

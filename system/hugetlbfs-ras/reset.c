@@ -18,9 +18,28 @@
 #include "ras.h"
 #include "trace.h"
 
+/* The lost pages become plain zeroed memory. */
+static bool ras_zero_lost(RasPage *page, const HugepageRange *range,
+                          Error **errp)
+{
+    size_t pages = range->size / range->small;
+    size_t first = find_first_bit(page->lost, pages);
+
+    while (first < pages) {
+        size_t end = find_next_zero_bit(page->lost, pages, first);
+
+        if (!hugepage_split_zero(range->host + first * range->small,
+                                 (end - first) * range->small, errp)) {
+            return false;
+        }
+        first = find_next_bit(page->lost, pages, end);
+    }
+    return true;
+}
+
 /*
- * Small pages stay, as plain zeroed memory: most often the pool has no free
- * huge page, since the poisoned one never returns to it.
+ * Small pages stay: most often the pool has no free huge page, since the
+ * poisoned one never returns to it.
  */
 static void ras_keep_split(HugetlbfsRas *ras, RasPage *page, Error *why)
 {
@@ -36,7 +55,7 @@ static void ras_keep_split(HugetlbfsRas *ras, RasPage *page, Error *why)
     page->announce = true;
     error_free(why);
 
-    if (hugepage_split_zero(range.host, range.size, &err)) {
+    if (ras_zero_lost(page, &range, &err)) {
         ras_page_clear_lost(ras, page, page->offset, backend->page_size);
     } else {
         /* The guest meets the same lost pages again and is told again. */
@@ -51,12 +70,13 @@ static void ras_reset_page(HugetlbfsRas *ras, RasPage *page)
     Error *err = NULL;
     bool huge;
 
-    if (page->state != HUGETLBFS_RAS_STATE_SPLIT) {
+    if (!ras_page_is_replaced(page)) {
         /* QEMU remaps what its own list of poisoned pages holds. */
         ras_page_free(ras, page);
         return;
     }
-    huge = hugepage_split_undo(&range, &err);
+    /* RAM keeps its content over a reset; firmware may run from it. */
+    huge = hugepage_split_undo(&range, page->lost, &err);
     trace_hugetlbfs_ras_undo(page->backend->id, page->offset, huge);
     if (huge) {
         ras_page_free(ras, page);
@@ -98,7 +118,7 @@ static void ras_reset(void *opaque)
      */
     bdrv_drain_all_begin();
     WITH_QEMU_LOCK_GUARD(&ras->lock) {
-        ras_wait_idle(ras);
+        ras_stop_work(ras, NULL);
         QTAILQ_FOREACH(backend, &ras->backends, next) {
             QTAILQ_FOREACH_SAFE(page, &backend->pages, next, next) {
                 ras_reset_page(ras, page);
@@ -142,12 +162,15 @@ static bool ras_discard_piece(HugetlbfsRas *ras, RAMBlock *rb, uint64_t start,
     RasPage *page;
 
     QEMU_LOCK_GUARD(&ras->lock);
-    ras_wait_idle(ras);
     *length = MIN(end, QEMU_ALIGN_DOWN(start, rb->page_size) + rb->page_size) -
               start;
     backend = ras_backend_at(ras, rb->host + start);
     page = backend ? ras_page_at(backend, start) : NULL;
-    if (!page || page->state != HUGETLBFS_RAS_STATE_SPLIT) {
+    if (page && page->busy) {
+        *ret = -EBUSY;
+        return true;
+    }
+    if (!page || !ras_page_is_replaced(page)) {
         return false;
     }
     *ret = ras_discard_split(ras, page, start, *length);
@@ -161,7 +184,8 @@ bool hugetlbfs_ras_discard(RAMBlock *rb, uint64_t start, size_t length,
     uint64_t end = start + length;
     uint64_t piece;
 
-    if (likely(!qatomic_read(&ras->split_pages)) || end < start ||
+    if (likely(!qatomic_read(&ras->split_pages) &&
+               !qatomic_read(&ras->busy)) || end < start ||
         end > rb->max_length ||
         !ras_range_is_split(ras, rb, start, length)) {
         return false;

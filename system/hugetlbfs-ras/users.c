@@ -25,12 +25,17 @@ size_t hugetlbfs_ras_lost_pages(void)
     return qatomic_read(&hugetlbfs_ras.lost_pages);
 }
 
-/* Lock held.  Is any byte of [host, host + length) lost? */
+/*
+ * Lock held.  Is any byte of [host, host + length) lost?  While a page is being
+ * copied nobody knows.
+ */
 static bool ras_any_lost(HugetlbfsRas *ras, uint8_t *host, size_t length)
 {
-    RasBackend *backend = ras_backend_at(ras, host);
+    RasBackend *backend;
     uint64_t start, at;
 
+    ras_wait_idle(ras);
+    backend = ras_backend_at(ras, host);
     if (!backend) {
         return false;
     }
@@ -56,7 +61,7 @@ static RasPage *ras_split_page_at(HugetlbfsRas *ras, uint8_t *host)
         return NULL;
     }
     page = ras_page_at(backend, host - backend->host);
-    return page && page->state == HUGETLBFS_RAS_STATE_SPLIT ? page : NULL;
+    return page && ras_page_is_replaced(page) ? page : NULL;
 }
 
 size_t hugetlbfs_ras_pagesize(RAMBlock *rb, ram_addr_t offset)
@@ -78,7 +83,10 @@ bool ras_range_is_split(HugetlbfsRas *ras, RAMBlock *rb, uint64_t start,
 
     QEMU_LOCK_GUARD(&ras->lock);
     for (; at < start + length; at += rb->page_size) {
-        if (ras_split_page_at(ras, rb->host + at)) {
+        RasBackend *backend = ras_backend_at(ras, rb->host + at);
+        RasPage *page = backend ? ras_page_at(backend, at) : NULL;
+
+        if (page && (page->busy || ras_page_is_replaced(page))) {
             return true;
         }
     }
@@ -123,7 +131,7 @@ int hugetlbfs_ras_check_save(RAMBlock *rb, ram_addr_t offset, size_t length)
 {
     HugetlbfsRas *ras = &hugetlbfs_ras;
 
-    if (likely(!qatomic_read(&ras->lost_pages))) {
+    if (likely(!qatomic_read(&ras->split_pages))) {
         return 0;
     }
     WITH_QEMU_LOCK_GUARD(&ras->lock) {
@@ -150,7 +158,7 @@ void *hugetlbfs_ras_readable(void *host, size_t length)
     HugetlbfsRas *ras = &hugetlbfs_ras;
     size_t small = qemu_real_host_page_size();
 
-    if (likely(!qatomic_read(&ras->lost_pages))) {
+    if (likely(!qatomic_read(&ras->split_pages))) {
         return host;
     }
     assert(length <= sizeof(copy));

@@ -132,7 +132,9 @@ static void test_action_required(void)
                                   "action"), ==, "reset");
     ras_expect_no_pages(vm);
     g_assert_cmpint(ras_event_count(vm, "HUGETLBFS_RAS"), ==, 1);
-    ras_zero_check(vm, AT(4, 0), HUGE_PAGE);
+    ras_pattern_check(vm, AT(4, 0), 3 * SMALL_PAGE, 1);
+    ras_zero_check(vm, gpa, SMALL_PAGE);
+    ras_pattern_check(vm, AT(4, 4), 508 * SMALL_PAGE, 1);
     ras_vm_quit(vm);
 }
 

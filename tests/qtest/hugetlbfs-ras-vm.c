@@ -63,9 +63,12 @@ RasVm *ras_vm_start_raw(long pages, const char *args)
 
 RasVm *ras_vm_start(const char *backend, const char *args)
 {
+    /* All tests must pass in either way. */
+    const char *mode = g_getenv("HUGETLBFS_RAS_MODE") ?: "auto";
     g_autofree char *all = g_strdup_printf(
         "-machine q35,memory-backend=mem0 -m 64M -object memory-backend-memfd,"
-        "id=mem0,size=64M,hugetlb=on,hugetlbsize=2M%s %s", backend, args);
+        "id=mem0,size=64M,hugetlb=on,hugetlbsize=2M,x-hugetlbfs-ras-mode=%s%s "
+        "%s", mode, backend, args);
 
     return ras_vm_start_raw(RAS_VM_PAGES + 1, all);
 }

@@ -357,6 +357,22 @@ void assert_undone(TestPage *page)
     assert_reaches_file(page);
 }
 
+void assert_copied_back(TestPage *page, const unsigned long *lost)
+{
+    size_t pos;
+
+    g_assert(is_file(page));
+    for (pos = 0; pos < page->range.size; pos += sizeof(uint64_t)) {
+        uint64_t word = 0;
+
+        if (!test_bit(pos / page->range.small, lost)) {
+            word = test_page_word(page, pos);
+        }
+        g_assert_cmphex(*(uint64_t *)(page->range.host + pos), ==, word);
+    }
+    assert_reaches_file(page);
+}
+
 void assert_zeroed_copy(TestPage *page)
 {
     g_assert(!is_file(page));

@@ -100,6 +100,8 @@ void assert_split(TestPage *page, const unsigned long *lost);
 void assert_untouched(TestPage *page);
 /* Zero in every word, mapped from the file, and stores reach the file */
 void assert_undone(TestPage *page);
+/* The same, but with the pattern in every small page that is not @lost */
+void assert_copied_back(TestPage *page, const unsigned long *lost);
 /* Zero in every word, and not mapped from the file */
 void assert_zeroed_copy(TestPage *page);
 /* Settings as asked for, on the @copy or on the fresh huge page */

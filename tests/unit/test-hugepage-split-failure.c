@@ -32,7 +32,7 @@ static bool do_split(TestPage *page, Error **errp)
 
 static bool do_undo(TestPage *page, Error **errp)
 {
-    return hugepage_split_undo(&page->range, errp);
+    return hugepage_split_undo(&page->range, NULL, errp);
 }
 
 static bool do_lose(TestPage *page, Error **errp)
@@ -159,7 +159,7 @@ static void test_torn(const TestMemory *memory, const void *opaque)
 
     split_page(&page, lost);
     faults_arm_torn_mremap();
-    g_assert(hugepage_split_undo(&page.range, &error_abort));
+    g_assert(hugepage_split_undo(&page.range, NULL, &error_abort));
     g_assert(faults_disarm());
     assert_undone(&page);
     assert_settings(&page, false);

@@ -187,7 +187,7 @@ static void test_refused(const TestMemory *memory, const void *opaque)
         g_assert_false(hugepage_split(&bad[i], NULL, NULL, NULL, &result,
                                       &split_err));
         g_assert_nonnull(split_err);
-        g_assert_false(hugepage_split_undo(&bad[i], &undo_err));
+        g_assert_false(hugepage_split_undo(&bad[i], NULL, &undo_err));
         g_assert_nonnull(undo_err);
         assert_untouched(&page);
     }
@@ -208,7 +208,7 @@ static void test_undo(const TestMemory *memory, const void *opaque)
     for (i = 0; i < 4; i++) {
         split_page(&page, lost);
         assert_split(&page, lost);
-        g_assert(hugepage_split_undo(&page.range, &error_abort));
+        g_assert(hugepage_split_undo(&page.range, NULL, &error_abort));
         assert_undone(&page);
         if (i == 0) {
             /* From now on, the second page may be a mapping of its own. */
@@ -217,6 +217,40 @@ static void test_undo(const TestMemory *memory, const void *opaque)
         assert_no_leak(&page, &before);
         test_page_renew(&page);
     }
+    test_page_destroy(&page);
+}
+
+/* What can be read of the small pages goes into the huge page. */
+static void test_undo_keeps(const TestMemory *memory, const void *opaque)
+{
+    size_t unknown = 9;
+    Resources before;
+    TestPage page;
+
+    if (!test_page_init(&page, memory)) {
+        return;
+    }
+    g_autofree unsigned long *lost = some_lost(&page);
+    g_autofree unsigned long *known = bitmap_new(page.pages);
+
+    g_assert_false(test_bit(unknown, lost));
+    bitmap_copy(known, lost, page.pages);
+    split_page(&page, lost);
+    g_assert(hugepage_split_lose(page.range.host + unknown * page.range.small,
+                                 page.range.small, &error_abort));
+    set_bit(unknown, lost);
+    assert_split(&page, lost);
+
+    /* Without memory for it: the small pages stay as they are. */
+    faults_arm(4, 1, ENOMEM);
+    if (!hugepage_split_undo(&page.range, known, NULL)) {
+        assert_split(&page, lost);
+    }
+    faults_disarm();
+    g_assert(hugepage_split_undo(&page.range, known, &error_abort));
+    before = resources_count(&page);
+    assert_copied_back(&page, lost);
+    assert_no_leak(&page, &before);
     test_page_destroy(&page);
 }
 
@@ -251,7 +285,7 @@ static void test_lose(const TestMemory *memory, const void *opaque)
                                               i * page.range.small,
                                               page.range.small));
     }
-    g_assert(hugepage_split_undo(&page.range, &error_abort));
+    g_assert(hugepage_split_undo(&page.range, NULL, &error_abort));
     assert_undone(&page);
     test_page_destroy(&page);
 }
@@ -315,7 +349,7 @@ static void settings_case(TestPage *page, const unsigned long *lost)
     g_assert(hugepage_split_zero(page->range.host, page->range.size,
                                  &error_abort));
     assert_zeroed_copy(page);
-    g_assert(hugepage_split_undo(&page->range, &error_abort));
+    g_assert(hugepage_split_undo(&page->range, NULL, &error_abort));
     assert_undone(page);
     assert_settings(page, false);
     assert_numa(page->range.host, settings->numa_mode);
@@ -362,6 +396,7 @@ int main(int argc, char **argv)
     }
     add_test("refused", "", test_refused, NULL);
     add_test("undo", "", test_undo, NULL);
+    add_test("undo-keeps", "", test_undo_keeps, NULL);
     add_test("lose", "", test_lose, NULL);
     add_test("is-lost", "", test_is_lost, NULL);
     add_test("settings", "", test_settings, NULL);

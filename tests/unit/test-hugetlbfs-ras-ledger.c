@@ -75,18 +75,16 @@ static void ledger_destroy(Ledger *l)
 /* A split page that lost @n small pages from @first on */
 static RasPage *split_page(Ledger *l, uint64_t offset, size_t first, size_t n)
 {
-    size_t bits = HUGE_PAGE / l->backend.range.small;
-    HugepageSplitResult result = {
-        .lost = bitmap_new(bits),
-        .lost_pages = n,
-        .salvaged = (bits - n) * l->backend.range.small,
-    };
+    unsigned long *lost = bitmap_new(HUGE_PAGE / l->backend.range.small);
     RasPage *page = ras_page_get(&l->backend, offset);
 
-    bitmap_set(result.lost, first, n);
+    bitmap_set(lost, first, n);
     ras_page_set_state(page, HUGETLBFS_RAS_STATE_SPLITTING, NULL);
-    ras_page_set_split(&l->ras, page, &result);
-    g_assert(!result.lost);
+    ras_work_begin(&l->ras, page);
+    ras_page_set_replaced(&l->ras, page, lost);
+    ras_page_set_split(&l->ras, page);
+    g_assert_cmpint(page->busy, ==, 0);
+    g_assert_cmpint(l->ras.busy, ==, 0);
     return page;
 }
 
@@ -224,6 +222,24 @@ static void test_counters(void)
     ras_page_free(&l.ras, one);
     g_assert_cmpint(l.ras.lost_pages, ==, 0);
     g_assert_cmpint(l.ras.split_pages, ==, 1);
+    /* While it is filled, a loss counts but is no news. */
+    one = ras_page_get(&l.backend, AT(5, 0));
+    ras_page_set_state(one, HUGETLBFS_RAS_STATE_SPLITTING, NULL);
+    g_assert(!ras_page_is_replaced(one));
+    ras_page_set_replaced(&l.ras, one, bitmap_new(512));
+    g_assert(ras_page_is_replaced(one));
+    ras_page_set_lost(&l.ras, one, AT(5, 7));
+    g_assert(!one->announce);
+    g_assert_cmpint(one->salvaged, ==, 0);
+    g_assert_cmpint(l.ras.lost_pages, ==, 1);
+    g_assert_cmpint(l.ras.split_pages, ==, 2);
+    /* The swap has failed. */
+    ras_page_clear_replaced(&l.ras, one);
+    g_assert(!ras_page_is_replaced(one));
+    g_assert_cmpint(one->lost_pages, ==, 0);
+    g_assert_cmpint(l.ras.lost_pages, ==, 0);
+    g_assert_cmpint(l.ras.split_pages, ==, 1);
+    ras_page_free(&l.ras, one);
     /* A page that was not split was never counted. */
     one = ras_page_get(&l.backend, AT(6, 0));
     ras_page_set_state(one, HUGETLBFS_RAS_STATE_REFUSED, g_strdup("no"));
@@ -381,8 +397,7 @@ static void *idle_thread(void *opaque)
 
     g_usleep(20000);
     qemu_mutex_lock(&ras->lock);
-    ras->busy = NULL;
-    qemu_cond_broadcast(&ras->idle);
+    ras_work_end(ras, QTAILQ_FIRST(&QTAILQ_FIRST(&ras->backends)->pages));
     qemu_mutex_unlock(&ras->lock);
     return NULL;
 }
@@ -393,7 +408,7 @@ static void test_wait_idle(void)
     Ledger l;
 
     ledger_init(&l, 4 * KiB);
-    l.ras.busy = ras_page_get(&l.backend, 0);
+    ras_work_begin(&l.ras, ras_page_get(&l.backend, 0));
     qemu_thread_create(&thread, "engine", idle_thread, &l.ras,
                        QEMU_THREAD_JOINABLE);
     WITH_QEMU_LOCK_GUARD(&l.ras.lock) {

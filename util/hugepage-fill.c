@@ -1,0 +1,280 @@
+/*
+ * Replace poisoned huge pages at once and fill them behind everybody's back
+ *
+ * The contract is in include/qemu/hugepage-fill.h.  Here is what its callers
+ * do; the filling is in hugepage-filler.c.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sys/ioctl.h>
+#include "qapi/error.h"
+#include "qemu/bitmap.h"
+#include "qemu/lockable.h"
+#include "qemu/timer.h"
+#include "qemu/userfaultfd.h"
+#include "hugepage-filler.h"
+#include "hugepage-internal.h"
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FillJob, fill_job_free)
+
+static FillJob *job_new(const HugepageRange *range,
+                        const unsigned long *known_lost, void *opaque)
+{
+    g_autoptr(FillJob) job = g_try_new0(FillJob, 1);
+
+    if (!job) {
+        return NULL;
+    }
+    job->range = *range;
+    job->opaque = opaque;
+    job->piece = hugepage_extent(range);
+    job->pieces = range->size / job->piece;
+    job->left = job->pieces;
+    job->lost = bitmap_try_new(fill_job_pages(job));
+    job->started = bitmap_try_new(job->pieces);
+    job->filled = bitmap_try_new(job->pieces);
+    job->urgent = bitmap_try_new(job->pieces);
+    job->start = hugepage_clock_now(NULL);
+    if (!job->lost || !job->started || !job->filled || !job->urgent) {
+        return NULL;
+    }
+    if (known_lost) {
+        bitmap_copy(job->lost, known_lost, fill_job_pages(job));
+    }
+    return g_steal_pointer(&job);
+}
+
+static int fill_open(uint64_t *features, Error **errp)
+{
+    ERRP_GUARD();
+    struct uffdio_api api = {
+        .api = UFFD_API,
+        .features = UFFD_FEATURE_POISON | UFFD_FEATURE_EVENT_REMAP |
+                    (*features & UFFD_FEATURE_MOVE),
+    };
+    int uffd = uffd_open(O_CLOEXEC | O_NONBLOCK);
+
+    if (uffd < 0) {
+        error_setg_errno(errp, errno, "Cannot serve page faults of the kernel");
+        error_append_hint(errp, "Give QEMU access to /dev/userfaultfd (libvirt:"
+                          " cgroup_device_acl in qemu.conf), or set "
+                          "vm.unprivileged_userfaultfd=1.\n");
+        return -1;
+    }
+    if (ioctl(uffd, UFFDIO_API, &api)) {
+        error_setg_errno(errp, errno, "Cannot use userfaultfd");
+        error_append_hint(errp, "UFFD_FEATURE_POISON needs Linux 6.6 or "
+                          "later.\n");
+        uffd_close_fd(uffd);
+        return -1;
+    }
+    return uffd;
+}
+
+HugepageFill *hugepage_fill_new(const HugepageFillOps *ops,
+                                const HugepageReader *reader, Error **errp)
+{
+    HugepageFill *fill;
+    uint64_t features;
+    int uffd;
+
+    if (uffd_query_features(&features) < 0) {
+        features = 0;
+    }
+    uffd = fill_open(&features, errp);
+    if (uffd < 0) {
+        return NULL;
+    }
+    fill = g_new0(HugepageFill, 1);
+    fill->ops = ops;
+    fill->reader = reader;
+    fill->uffd = uffd;
+    fill->can_move = features & UFFD_FEATURE_MOVE;
+    if (event_notifier_init(&fill->wakeup, false) < 0) {
+        error_setg(errp, "Cannot create an event descriptor");
+        uffd_close_fd(uffd);
+        g_free(fill);
+        return NULL;
+    }
+    qemu_mutex_init(&fill->lock);
+    qemu_cond_init(&fill->gone);
+    QTAILQ_INIT(&fill->jobs);
+    qemu_thread_create(&fill->thread, "hugepage-fill", fill_thread, fill,
+                       QEMU_THREAD_JOINABLE);
+    return fill;
+}
+
+void hugepage_fill_free(HugepageFill *fill)
+{
+    qatomic_set(&fill->stop, true);
+    event_notifier_set(&fill->wakeup);
+    qemu_thread_join(&fill->thread);
+    event_notifier_cleanup(&fill->wakeup);
+    uffd_close_fd(fill->uffd);
+    qemu_cond_destroy(&fill->gone);
+    qemu_mutex_destroy(&fill->lock);
+    g_free(fill);
+}
+
+/* The empty region, registered and with what is known to be lost marked. */
+static void *fill_region(HugepageFill *fill, FillJob *job, Error **errp)
+{
+    void *region = hugepage_staging_new(&job->range, errp);
+    size_t pages = fill_job_pages(job);
+    size_t page;
+    int ret = 0;
+
+    if (!region) {
+        return NULL;
+    }
+    if (uffd_register_memory(fill->uffd, region, job->range.size,
+                             UFFDIO_REGISTER_MODE_MISSING, NULL)) {
+        ret = -errno;
+    }
+    for (page = find_first_bit(job->lost, pages); !ret && page < pages;
+         page = find_next_bit(job->lost, pages, page + 1)) {
+        ssize_t done;
+
+        do {
+            done = hugepage_uffd_poison(fill->uffd,
+                                        region + page * job->range.small,
+                                        job->range.small);
+        } while (done == -EAGAIN);
+        ret = MIN(done, 0);
+    }
+    if (ret) {
+        error_setg_errno(errp, -ret, "Cannot prepare empty memory");
+        munmap(region, job->range.size);
+        return NULL;
+    }
+    return region;
+}
+
+static void *fill_buffer(FillJob *job, Error **errp)
+{
+    HugepageRange range = job->range;
+    void *buffer;
+
+    range.size = job->piece;
+    buffer = hugepage_staging_new(&range, errp);
+    if (buffer && job->pieces > 1) {
+        /* A huge mapping can be moved as one. */
+        madvise(buffer, job->piece, MADV_HUGEPAGE);
+    }
+    return buffer;
+}
+
+/* Faults may come before mremap() is back, so the filler must know the job. */
+static int fill_commit(HugepageFill *fill, FillJob *job, void *region)
+{
+    int64_t start = hugepage_clock_now(NULL);
+    int ret;
+
+    WITH_QEMU_LOCK_GUARD(&fill->lock) {
+        QTAILQ_INSERT_TAIL(&fill->jobs, job, next);
+    }
+    ret = hugepage_move_over(region, job->range.host, job->range.size);
+    WITH_QEMU_LOCK_GUARD(&fill->lock) {
+        if (ret == 0) {
+            job->swap_ns = hugepage_clock_now(NULL) - start;
+            job->swapped = true;
+        } else {
+            QTAILQ_REMOVE(&fill->jobs, job, next);
+        }
+    }
+    event_notifier_set(&fill->wakeup);
+    return ret;
+}
+
+bool hugepage_fill_swap(HugepageFill *fill, const HugepageRange *range,
+                        const unsigned long *known_lost, void *opaque,
+                        Error **errp)
+{
+    g_autoptr(FillJob) job = NULL;
+    void *region;
+    int ret;
+
+    if (!hugepage_range_check(range, errp)) {
+        return false;
+    }
+    job = job_new(range, known_lost, opaque);
+    if (!job) {
+        error_setg(errp, "Cannot allocate memory for a huge page of %zu bytes",
+                   range->size);
+        return false;
+    }
+    job->buffer = fill_buffer(job, errp);
+    if (!job->buffer) {
+        return false;
+    }
+    region = fill_region(fill, job, errp);
+    if (!region) {
+        munmap(job->buffer, job->piece);
+        return false;
+    }
+    ret = fill_commit(fill, job, region);
+    if (ret) {
+        hugepage_range_restore(range);
+        munmap(region, range->size);
+        munmap(job->buffer, job->piece);
+        error_setg_errno(errp, -ret, "Cannot move empty memory over the huge "
+                         "page");
+        return false;
+    }
+    /* The filler's now. */
+    job = NULL;
+    return true;
+}
+
+bool hugepage_fill_lose(HugepageFill *fill, void *host)
+{
+    FillJob *job;
+
+    QEMU_LOCK_GUARD(&fill->lock);
+    job = fill_job_at(fill, host);
+    if (!job || test_bit((host - job->range.host) / job->piece, job->started)) {
+        return false;
+    }
+    set_bit((host - job->range.host) / job->range.small, job->lost);
+    return true;
+}
+
+bool hugepage_fill_cancel(HugepageFill *fill, void *host)
+{
+    FillJob *job;
+
+    QEMU_LOCK_GUARD(&fill->lock);
+    job = fill_job_at(fill, host);
+    if (!job || !job->swapped) {
+        return false;
+    }
+    qatomic_set(&job->cancelled, true);
+    event_notifier_set(&fill->wakeup);
+    while (fill_job_at(fill, host) == job) {
+        qemu_cond_wait(&fill->gone, &fill->lock);
+    }
+    return true;
+}
+
+uint64_t hugepage_fill_missing(HugepageFill *fill)
+{
+    uint64_t bytes = 0;
+    FillJob *job;
+
+    QEMU_LOCK_GUARD(&fill->lock);
+    QTAILQ_FOREACH(job, &fill->jobs, next) {
+        bytes += job->left * job->piece;
+    }
+    return bytes;
+}
+
+bool hugepage_fill_is_missing(HugepageFill *fill, void *host)
+{
+    FillJob *job;
+
+    QEMU_LOCK_GUARD(&fill->lock);
+    job = fill_job_at(fill, host);
+    return job && !test_bit((host - job->range.host) / job->piece, job->filled);
+}

@@ -1,0 +1,277 @@
+/*
+ * The thread that fills replaced huge pages
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <poll.h>
+#include "qapi/error.h"
+#include "qemu/bitmap.h"
+#include "qemu/lockable.h"
+#include "qemu/timer.h"
+#include "qemu/userfaultfd.h"
+#include "hugepage-filler.h"
+#include "hugepage-internal.h"
+
+/* Pause after a failed attempt, in milliseconds: memory may come back. */
+#define FILL_RETRY_MS 10
+
+size_t fill_job_pages(const FillJob *job)
+{
+    return job->range.size / job->range.small;
+}
+
+void fill_job_free(FillJob *job)
+{
+    if (job) {
+        g_free(job->lost);
+        g_free(job->started);
+        g_free(job->filled);
+        g_free(job->urgent);
+        g_free(job);
+    }
+}
+
+FillJob *fill_job_at(HugepageFill *fill, const void *host)
+{
+    FillJob *job;
+
+    QTAILQ_FOREACH(job, &fill->jobs, next) {
+        if ((const uint8_t *)host - (const uint8_t *)job->range.host <
+            job->range.size) {
+            return job;
+        }
+    }
+    return NULL;
+}
+
+/*
+ * Reads [pos, end) into the buffer and tells the owner what cannot be read.
+ * From here on hugepage_fill_lose() comes too late for this piece.
+ */
+static void fill_read(HugepageFill *fill, FillJob *job, size_t pos, size_t end)
+{
+    const HugepageReader reader = {
+        .read = hugepage_read_fd, .opaque = GINT_TO_POINTER(job->range.fd),
+    };
+    size_t first = pos / job->range.small;
+    size_t pages = (end - pos) / job->range.small;
+    g_autofree unsigned long *before = bitmap_new(pages);
+    size_t page;
+
+    WITH_QEMU_LOCK_GUARD(&fill->lock) {
+        set_bit(pos / job->piece, job->started);
+        bitmap_copy_with_src_offset(before, job->lost, first, pages);
+    }
+    hugepage_read_extent(&job->range, fill->reader ?: &reader, job->buffer,
+                         pos, end, job->lost);
+    for (page = 0; page < pages; page++) {
+        if (test_bit(first + page, job->lost) && !test_bit(page, before)) {
+            fill->ops->lost(job->opaque, first + page);
+        }
+    }
+}
+
+/* Returns: true to try again */
+static bool fill_stuck(HugepageFill *fill, FillJob *job, int ret)
+{
+    Error *err = NULL;
+
+    if (qatomic_read(&job->cancelled)) {
+        return false;
+    }
+
+    if (!job->stuck) {
+        job->stuck = true;
+        error_setg_errno(&err, -ret, "Cannot bring %zu bytes, trying again",
+                         job->piece);
+        fill->ops->stuck(job->opaque, err);
+        error_free(err);
+    }
+    g_usleep(FILL_RETRY_MS * 1000);
+    return true;
+}
+
+/* Page faults become urgent pieces; the mover of a range waits for its event */
+static void fill_events(HugepageFill *fill)
+{
+    struct uffd_msg msgs[16];
+    int count;
+
+    while ((count = uffd_read_events(fill->uffd, msgs, ARRAY_SIZE(msgs))) > 0) {
+        QEMU_LOCK_GUARD(&fill->lock);
+        for (int i = 0; i < count; i++) {
+            void *host = (void *)(uintptr_t)msgs[i].arg.pagefault.address;
+            FillJob *job;
+
+            if (msgs[i].event != UFFD_EVENT_PAGEFAULT) {
+                continue;
+            }
+            job = fill_job_at(fill, host);
+            if (job && !test_bit((host - job->range.host) / job->piece,
+                                 job->filled)) {
+                set_bit((host - job->range.host) / job->piece, job->urgent);
+            } else {
+                /*
+                 * Filled since: the thread only has to look again.  It may
+                 * have gone to sleep when the page was in its place already,
+                 * since Linux takes a marker for a missing page there.
+                 */
+                uffd_wakeup(fill->uffd, QEMU_ALIGN_PTR_DOWN(host,
+                            qemu_real_host_page_size()),
+                            qemu_real_host_page_size());
+            }
+        }
+    }
+}
+
+/* Brings one piece, however long it takes; or not, if it is not needed. */
+static void fill_piece(HugepageFill *fill, FillJob *job, size_t piece)
+{
+    size_t pos = piece * job->piece;
+    size_t end = pos + job->piece;
+    int ret;
+
+    while ((ret = hugepage_populate(job->buffer, job->piece,
+                                    MADV_POPULATE_WRITE)) < 0) {
+        /* This memory may have gone bad itself. */
+        madvise(job->buffer, job->piece, MADV_DONTNEED_LOCKED);
+        if (!fill_stuck(fill, job, ret)) {
+            return;
+        }
+        fill_events(fill);
+    }
+    fill_read(fill, job, pos, end);
+    while ((ret = hugepage_place(fill->uffd, fill->can_move, &job->range,
+                                 job->lost, job->buffer, pos, end)) < 0) {
+        fill_events(fill);
+        if (ret != -EAGAIN && !fill_stuck(fill, job, ret)) {
+            return;
+        }
+    }
+    WITH_QEMU_LOCK_GUARD(&fill->lock) {
+        set_bit(piece, job->filled);
+        job->left--;
+    }
+    if (test_and_clear_bit(piece, job->urgent)) {
+        /* As above, for who came between two attempts to place. */
+        uffd_wakeup(fill->uffd, job->range.host + pos, job->piece);
+    }
+}
+
+/* Returns: false if the owner has cancelled and waits for just this. */
+static bool fill_job_remove(HugepageFill *fill, FillJob *job)
+{
+    QEMU_LOCK_GUARD(&fill->lock);
+    QTAILQ_REMOVE(&fill->jobs, job, next);
+    qemu_cond_broadcast(&fill->gone);
+    return !job->cancelled;
+}
+
+/*
+ * Nothing is to be brought any more; this also wakes whoever is still queued.
+ * Without it a page that is discarded later would be missing for ever.
+ */
+static void fill_release(HugepageFill *fill, FillJob *job)
+{
+    while (uffd_unregister_memory(fill->uffd, job->range.host,
+                                  job->range.size)) {
+        /* No memory: as in fill_stuck() */
+        g_usleep(FILL_RETRY_MS * 1000);
+        fill_events(fill);
+    }
+    munmap(job->buffer, job->piece);
+}
+
+static void fill_finish(HugepageFill *fill, FillJob *job)
+{
+    HugepageSplitResult result = {
+        .lost_pages = bitmap_count_one(job->lost, fill_job_pages(job)),
+        .commit_ns = job->swap_ns,
+        .salvage_ns = hugepage_clock_now(NULL) - job->start,
+    };
+
+    result.salvaged = job->range.size - result.lost_pages * job->range.small;
+    result.lost = g_steal_pointer(&job->lost);
+    fill_release(fill, job);
+    hugepage_settings_finish(&job->range);
+    RETRY_ON_EINTR(fallocate(job->range.fd, FALLOC_FL_PUNCH_HOLE |
+                             FALLOC_FL_KEEP_SIZE, job->range.fd_offset,
+                             job->range.size));
+    if (fill_job_remove(fill, job)) {
+        fill->ops->filled(job->opaque, &result);
+    } else {
+        hugepage_split_result_destroy(&result);
+    }
+    fill_job_free(job);
+}
+
+/* The range is the owner's again, who wants nothing of it. */
+static void fill_give_up(HugepageFill *fill, FillJob *job)
+{
+    fill_release(fill, job);
+    fill_job_remove(fill, job);
+    fill_job_free(job);
+}
+
+/*
+ * The next piece to bring: one that somebody waits for, or any.  Who cancels
+ * waits as well.
+ */
+static FillJob *fill_next(HugepageFill *fill, size_t *piece)
+{
+    FillJob *job;
+
+    QEMU_LOCK_GUARD(&fill->lock);
+    QTAILQ_FOREACH(job, &fill->jobs, next) {
+        if (!job->swapped) {
+            /* Its mover is not done with it. */
+            continue;
+        }
+        *piece = find_first_bit(job->urgent, job->pieces);
+        if (*piece < job->pieces || job->cancelled) {
+            return job;
+        }
+    }
+    QTAILQ_FOREACH(job, &fill->jobs, next) {
+        if (job->swapped) {
+            *piece = find_first_zero_bit(job->filled, job->pieces);
+            return job;
+        }
+    }
+    return NULL;
+}
+
+void *fill_thread(void *opaque)
+{
+    HugepageFill *fill = opaque;
+    struct pollfd pfd[] = {
+        { .fd = fill->uffd, .events = POLLIN },
+        { .fd = event_notifier_get_fd(&fill->wakeup), .events = POLLIN },
+    };
+
+    for (;;) {
+        size_t piece;
+        FillJob *job;
+
+        fill_events(fill);
+        job = fill_next(fill, &piece);
+        if (job) {
+            if (!qatomic_read(&job->cancelled)) {
+                fill_piece(fill, job, piece);
+            }
+            if (!job->left) {
+                fill_finish(fill, job);
+            } else if (qatomic_read(&job->cancelled)) {
+                fill_give_up(fill, job);
+            }
+            continue;
+        }
+        if (qatomic_read(&fill->stop)) {
+            return NULL;
+        }
+        RETRY_ON_EINTR(poll(pfd, ARRAY_SIZE(pfd), -1));
+        event_notifier_test_and_clear(&fill->wakeup);
+    }
+}

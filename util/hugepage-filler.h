@@ -1,0 +1,85 @@
+/*
+ * The filler's jobs and its thread
+ *
+ * Shared by the two halves of qemu/hugepage-fill.h: hugepage-fill.c swaps and
+ * answers the callers, hugepage-filler.c fills, in a thread of its own.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef UTIL_HUGEPAGE_FILLER_H
+#define UTIL_HUGEPAGE_FILLER_H
+
+#include "qemu/event_notifier.h"
+#include "qemu/hugepage-fill.h"
+#include "qemu/queue.h"
+#include "qemu/thread.h"
+
+/**
+ * FillJob: one range being filled
+ *
+ * A piece is what is brought at once: the memory that one huge mapping of the
+ * processor covers, or the whole range if it is smaller.
+ *
+ * @lost: a bit per small page
+ * @started, @filled, @urgent: a bit per piece: being read or further; in its
+ *     place; waited for
+ * @left: pieces not filled
+ * @buffer: one piece of memory to read into, the filler's own
+ * @swapped: the range is in its place
+ * @cancelled: its content is not needed any more; atomic
+ * @stuck: the owner knows that there is a difficulty
+ */
+typedef struct FillJob {
+    HugepageRange range;
+    void *opaque;
+    size_t piece;
+    size_t pieces;
+    size_t left;
+    unsigned long *lost;
+    unsigned long *started;
+    unsigned long *filled;
+    unsigned long *urgent;
+    uint8_t *buffer;
+    bool swapped;
+    bool cancelled;
+    bool stuck;
+    int64_t start;
+    int64_t swap_ns;
+    QTAILQ_ENTRY(FillJob) next;
+} FillJob;
+
+/**
+ * HugepageFill: a filler
+ *
+ * @lock: protects @jobs and the bitmaps, @left and @swapped of each job
+ * @gone: signalled when a job is removed
+ * @uffd: one for all jobs
+ * @wakeup: there is a new job, or @stop is set
+ * @can_move: the kernel has UFFDIO_MOVE
+ */
+struct HugepageFill {
+    const HugepageFillOps *ops;
+    const HugepageReader *reader;
+    QemuMutex lock;
+    QemuCond gone;
+    QemuThread thread;
+    EventNotifier wakeup;
+    int uffd;
+    bool can_move;
+    bool stop;
+    QTAILQ_HEAD(, FillJob) jobs;
+};
+
+/* Small pages in the range */
+size_t fill_job_pages(const FillJob *job);
+
+void fill_job_free(FillJob *job);
+
+/* The range that @host is in, or NULL; with the lock held. */
+FillJob *fill_job_at(HugepageFill *fill, const void *host);
+
+/* The thread; it ends when @stop is set and there is no job left. */
+void *fill_thread(void *opaque);
+
+#endif /* UTIL_HUGEPAGE_FILLER_H */
