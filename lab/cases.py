@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 from expect import Expect
-from vm import PAGE, Vm
+from vm import PAGE, NoBoot, Vm
 
 HUGE = 2 << 20
 ORDINARY_USER = 1000
@@ -19,6 +19,8 @@ class Case:
     run: Callable           # of a Lab
     pool: str = '2M'        # huge pages of the emulated host
     recovery: bool = True   # what it tests is the recovery itself
+    mode: str = None        # x-hugetlbfs-ras-mode
+    huge_pages: int = 1     # free ones that it needs, at least
 
 
 @dataclass
@@ -28,12 +30,14 @@ class Lab:
     log: object
     expect: Expect
     sabotage: str = ''      # break something on purpose: the case must fail
+    mode: str = None        # x-hugetlbfs-ras-mode
     vms: list = field(default_factory=list)
 
     def vm(self, ras='on', **options):
         if self.sabotage == 'off' and ras == 'on':
             ras = 'off'
-        self.vms.append(Vm(self.host, self.log, ras=ras, **options))
+        self.vms.append(Vm(self.host, self.log, ras=ras, mode=self.mode,
+                           **options))
         return self.vms[-1]
 
     def injected(self):
@@ -91,8 +95,8 @@ def eight_errors(lab):
         # the second error comes after the first one was recovered from
         for block, pages in ((blocks[12], (7, 300)), (blocks[13], (511, 0))):
             for n in pages:
-                near = [block + (n ^ i) * PAGE for i in range(4)]
-                lost.append(vm.poison_first(*near))
+                vm.poison(block + n * PAGE)
+                lost.append(block + n * PAGE)
                 lab.expect.eventually_lost(vm, len(lost))
         lab.done(vm, lost)
 
@@ -134,9 +138,17 @@ def ordinary_user(lab):
                                  [str(ORDINARY_USER)] * 4)
             elif name in ('CapPrm', 'CapEff', 'CapInh', 'CapAmb'):
                 lab.expect.equal(name + ' of QEMU', int(value, 16), 0)
+        # it may not serve the kernel's page faults
+        lab.expect.warned(vm, 'hugetlbfs-ras', '/dev/userfaultfd')
         page = vm.blocks('A')[5] + 5 * PAGE
         vm.poison(page)
         lab.done(vm, [page])
+    try:
+        with Vm(lab.host, lab.log, user=ORDINARY_USER, mode='lazy'):
+            lab.expect.true('mode=lazy is refused', False)
+    except NoBoot as e:
+        lab.expect.true('mode=lazy is refused for this reason: %s' % e,
+                        '/dev/userfaultfd' in str(e))
 
 
 def reset(lab):
@@ -212,6 +224,112 @@ def two_vcpus(lab):
         lab.done(vm, [page])
 
 
+def gigantic_goes_on(lab):
+    """Swapped at once: the guest checks on while the copy is being made."""
+    with lab.vm(memory_mib=1024, silent=True) as vm:
+        page = vm.blocks('A')[9] + 33 * PAGE
+        vm.poison(page)
+        seen = vm.guest_values('wait 1')
+        lab.expect.filling(vm, 'after one round')
+        lab.expect.equal('lost after one round', seen['lost'], 1)
+        lab.expect.true('longest stall of %d us is under a second'
+                        % seen['longest_us'], seen['longest_us'] < 1e6)
+        lab.done(vm, [page], timeout=180, huge=1 << 30)
+
+
+def second_while_filling(lab):
+    """In a piece that is there already: an error in a small page."""
+    with lab.vm(memory_mib=1024) as vm:
+        vm.slow_fill()
+        pages = [vm.blocks('A')[9] + 33 * PAGE, vm.blocks('A')[4] + 7 * PAGE]
+        for n, page in enumerate(pages, 1):
+            vm.poison(page)
+            vm.guest('wait 2')
+            lab.expect.filling(vm, 'after error %d' % n)
+            lab.expect.eventually_lost(vm, n)
+        vm.slow_fill(0)
+        lab.done(vm, pages, timeout=180, huge=1 << 30)
+
+
+def stopped_while_filling(lab):
+    with lab.vm(memory_mib=1024) as vm:
+        vm.slow_fill()
+        page = vm.blocks('A')[9] + 33 * PAGE
+        vm.poison(page)
+        vm.guest('wait 1')
+        lab.expect.filling(vm, 'when stopped')
+        vm.qmp('stop')
+        vm.slow_fill(0)
+        time.sleep(1)
+        lab.expect.equal('VM runs after stop', vm.running(), False)
+        lab.expect.all_filled(vm)
+        lab.expect.equal('VM runs after all is filled', vm.running(), False)
+        vm.qmp('cont')
+        lab.done(vm, [page], timeout=180, huge=1 << 30)
+
+
+def many_errors(lab):
+    """All over one huge page, while the guest writes all over it."""
+    with lab.vm(memory_mib=1024, scanned_mib=80) as vm:
+        pages = [block + (16 * i + 5) % 512 * PAGE
+                 for i, block in enumerate(vm.blocks('A')[:32])]
+        lab.expect.equal('errors', len(pages), 32)
+        vm.poison(*pages)
+        lab.done(vm, pages, timeout=180, huge=1 << 30)
+
+
+def unannounced(lab):
+    """The kernel signals only the first error in a huge page.
+
+    The others are there when the copy is made; a process touches them before
+    their piece is brought, so KVM may report them while something else runs.
+    Exactly that process must be hit, each time.
+    """
+    with lab.vm(memory_mib=1024, quiet_mib=64) as vm:
+        first = vm.blocks('A')[1] + 5 * PAGE
+        quiet = vm.blocks('B')
+        pages = [block + (37 * i + 100) % 512 * PAGE
+                 for i, block in enumerate(quiet[:20])]
+        vm.slow_fill()
+        frame, = vm.poison(first)
+        vm.poison_frame(*(frame + (p - first) // PAGE for p in pages))
+        seen = vm.guest_values('check', 120)
+        lab.expect.filling(vm, 'after all were touched')
+        vm.slow_fill(0)
+        lab.expect.equal('errors without a signal', len(pages), 20)
+        lab.expect.equal('corrupt words in the region', seen['corrupt'], 0)
+        lab.done(vm, [first] + pages, timeout=180, huge=1 << 30)
+
+
+def reset_while_filling(lab):
+    with lab.vm(memory_mib=1024) as vm:
+        vm.poison(vm.blocks('A')[9] + 33 * PAGE)
+        vm.guest('wait 1')
+        lab.expect.filling(vm, 'before the reset')
+        vm.reset()
+        lab.expect.ledger(vm, set(), huge=1 << 30)
+        lab.expect.nothing_lost(vm)
+
+
+def killed_while_filling(lab):
+    def free():
+        out = lab.host.sh('cat /sys/kernel/mm/hugepages/hugepages-1048576kB/'
+                          'free_hugepages')
+        return int(out.split()[0])
+
+    before = free()
+    with lab.vm(memory_mib=1024) as vm:
+        vm.poison(vm.blocks('A')[9] + 33 * PAGE)
+        vm.guest('wait 1')
+        lab.expect.filling(vm, 'when killed')
+        vm.stop()
+        lab.host.sh('rm -f /huge/*', check=False)
+        end = time.monotonic() + 20
+        while free() != before - 1 and time.monotonic() < end:
+            time.sleep(0.5)
+        lab.expect.equal('free huge pages', free(), before - 1)
+
+
 CASES = (
     Case('self', 'one flipped bit in guest memory is seen', self_test,
          recovery=False),
@@ -227,8 +345,31 @@ CASES = (
          private_mapping, recovery=False),
     Case('h', 'a disk reads into the healthy part', device_reads),
     Case('i', 'two vCPUs in the same poisoned huge page', two_vcpus),
+    Case('a-eager', 'one error, copied first', one_error, mode='eager'),
+    Case('b-eager', 'eight errors, copied first', eight_errors, mode='eager'),
+    Case('c-eager', 'in the background, copied first', background_error,
+         mode='eager'),
+    Case('f-eager', 'reset, copied first', reset, mode='eager'),
+    Case('h-eager', 'a disk reads, copied first', device_reads, mode='eager'),
+    Case('i-eager', 'two vCPUs, copied first', two_vcpus, mode='eager'),
     Case('d', 'one error in a 1 GiB page costs 1 page', gigantic_page,
          pool='1G'),
     Case('h1g', 'a disk reads into the healthy part of 1 GiB',
          device_reads_gigantic, pool='1G'),
+    Case('on', '1 GiB: the guest goes on during the copy', gigantic_goes_on,
+         pool='1G', mode='lazy'),
+    Case('second', '1 GiB: a second error during the copy',
+         second_while_filling, pool='1G', mode='lazy'),
+    Case('stop', '1 GiB: stop and cont during the copy', stopped_while_filling,
+         pool='1G', mode='lazy'),
+    Case('many', '1 GiB: 32 errors at once cost 32 pages', many_errors,
+         pool='1G', mode='lazy'),
+    Case('quiet', '1 GiB: 20 errors without a signal hit the right process',
+         unannounced, pool='1G', mode='lazy'),
+    Case('reset', '1 GiB: reset during the copy', reset_while_filling,
+         pool='1G', mode='lazy', huge_pages=2),
+    Case('d-eager', '1 GiB: one error, copied first', gigantic_page,
+         pool='1G', mode='eager'),
+    Case('kill', '1 GiB: QEMU killed during the copy', killed_while_filling,
+         pool='1G', mode='lazy'),
 )

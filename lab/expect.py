@@ -43,8 +43,7 @@ class Expect:
         self.lost_pages = sorted(p['gpa'] for p in lost)
         self.numbers.update(
             lost=seen['lost'], corrupt=seen['corrupt'], mce=system['mce'],
-            stall_ms=seen['longest_us'] / 1000, boots=vm.boots,
-            ignored=vm.ignored, alive=False)
+            stall_ms=seen['longest_us'] / 1000, boots=vm.boots, alive=False)
         self.equal('guest pages lost', seen['lost'], len(pages))
         self.equal('corrupt words', seen['corrupt'], 0)
         self.equal('signals outside the test memory', seen['stray'], 0)
@@ -80,18 +79,35 @@ class Expect:
             self.failed.append(str(e))
             return None
 
-    def _settled(self, vm, seconds=20):
-        """The ledger once the guest was told of everything.
+    def _settled(self, vm, seconds=90):
+        """The ledger once all is copied and the guest was told of everything.
 
-        Telling is paced by the guest, which polls once a second.
+        Telling is paced by the guest, which polls once a second; copying 1 GiB
+        on an emulated host takes longer.
         """
         end = time.monotonic() + seconds
         while True:
             info = self._query(vm)
             if (info is None or time.monotonic() > end or
-                    not any(p['untold'] for p in info['pages'])):
+                    not any(p['untold'] or p['state'] == 'splitting'
+                            for p in info['pages'])):
                 return info
             time.sleep(0.3)
+
+    def filling(self, vm, when):
+        info = self._query(vm)
+        states = [p['state'] for p in info['pages']] if info else None
+        self.equal('states ' + when, states, ['splitting'])
+
+    def all_filled(self, vm, seconds=120):
+        end = time.monotonic() + seconds
+        info = self._query(vm)
+        while info and time.monotonic() < end and any(
+                p['state'] == 'splitting' for p in info['pages']):
+            time.sleep(0.3)
+            info = self._query(vm)
+        self.equal('states in the end', info and
+                   [p['state'] for p in info['pages']], ['split'])
 
     def ledger(self, vm, pages, huge=HUGE):
         info = self._settled(vm)

@@ -101,7 +101,7 @@ class Host:
         self._answer('boot', time.monotonic() + BOOT_SECONDS)
         self.has_property = self.sh(
             'qemu -L /firmware -object memory-backend-file,help | '
-            'grep -c hugetlbfs-ras', check=False).strip() == '1'
+            'grep -c "^ *hugetlbfs-ras="', check=False).strip() == '1'
 
     def _command(self, fds):
         arch, assets = self.assets.arch, self.assets

@@ -30,6 +30,9 @@ class FakeHost:
     def alive(self):
         return not self.dead
 
+    def sh(self, command):
+        return '9'      # free huge pages
+
     def last_words(self):
         return 'Kernel panic'
 

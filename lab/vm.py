@@ -23,6 +23,7 @@ class Vm:
     """One QEMU under test.
 
     @ras:   value of the property hugetlbfs-ras, None to leave it out
+    @mode:  value of x-hugetlbfs-ras-mode, None to leave it out
     @user:  user id that QEMU runs as
     @disks: a disk with a pattern (vda) and one with zeros (vdb)
     @silent: no kernel messages of the guest: a machine check writes seven
@@ -31,16 +32,16 @@ class Vm:
 
     def __init__(self, host, log, ras='on', memory_mib=512, share=True,
                  user=0, disks=False, silent=False, scanned_mib=64,
-                 quiet_mib=24):
+                 quiet_mib=24, mode=None):
         self.host, self.log = host, log
         self.ras = ras if host.has_property else None
+        self.mode = mode if host.has_property else None
         self.memory_mib, self.share = memory_mib, share
         self.user, self.disks, self.silent = user, disks, silent
         self.regions = (scanned_mib, quiet_mib)
         self.pid = 0
         self.boots = 0
         self.injected = False
-        self.ignored = 0        # pages that the kernel could not take away
         self.events = []
         self.messages = []      # what QEMU wrote
         self.exited = None
@@ -115,11 +116,14 @@ class Vm:
                                  'on' if self.share else 'off'))
         if self.ras:
             backend += ',hugetlbfs-ras=' + self.ras
+        if self.mode and self.ras != 'off':
+            backend += ',x-hugetlbfs-ras-mode=' + self.mode
         append = ('%s loglevel=4 panic=-1 nokaslr mitigations=off nowatchdog audit=0 '
                   'transparent_hugepage=never lab_scanned=%d lab_quiet=%d lab_silent=%d %s'
                   % (arch.guest_console, *self.regions, self.silent,
                      arch.guest_kernel_options))
-        args = ['-L', '/firmware', '-nodefaults', '-no-user-config',
+        # threads are found by name, see _renice()
+        args = ['-name', 'lab,debug-threads=on', '-L', '/firmware', '-nodefaults', '-no-user-config',
                 '-display', 'none', '-accel', 'kvm', *machine, '-smp', '2',
                 '-m', '%dM' % self.memory_mib, '-object', backend,
                 '-kernel', '/guest/kernel', '-initrd', '/guest/initramfs',
@@ -133,7 +137,7 @@ class Vm:
                 '-device', 'virtserialport,chardev=guest,nr=1']
         if self.disks:
             # see starve_io()
-            args += ['-name', 'lab,debug-threads=on', '-object', 'main-loop,'
+            args += ['-object', 'main-loop,'
                      'id=main-loop,thread-pool-min=1,thread-pool-max=1']
             for name, disk in (
                     ('pattern', 'file,filename=/disk,read-only=on'),
@@ -265,23 +269,9 @@ class Vm:
         return int(out.split()[-1], 16)
 
     def poison(self, *gpas):
-        """Let the host kernel fail the memory; several: all at one instant."""
-        ignored = self._poison(*gpas)
-        if ignored:
-            raise Dead('the host kernel did not fail %s' % ignored)
+        """Let the host kernel fail the memory; several: all at one instant.
 
-    def poison_first(self, *gpas):
-        """Fail the first of these that the kernel can take away."""
-        for gpa in gpas:
-            if not self._poison(gpa):
-                return gpa
-            self.ignored += 1
-        raise Dead('the host kernel could fail none of %d pages' % len(gpas))
-
-    def _poison(self, *gpas):
-        """Returns what the kernel could not take away: it tries only once.
-
-        Such a page stays readable and is not lost.
+        Returns their page frame numbers.
         """
         hvas = ' '.join('0x%x' % self.hva(g) for g in gpas)
         if not self.injected:
@@ -289,10 +279,23 @@ class Vm:
         self.injected = True
         self.log.note('poison %s' % ' '.join('0x%x' % g for g in gpas))
         out = self.host.sh('lab poison %d %s' % (self.pid, hvas))
-        self.log.note('kernel: ' + out.replace('\n', ', '))
-        results = [line.split()[1] for line in out.splitlines() if line]
-        return [g for g, r in zip(gpas, results, strict=True)
-                if r == 'ignored']
+        return [int(frame, 16) for frame in out.split()]
+
+    def poison_frame(self, *pfns):
+        """Fail frames that QEMU does not map any more: no signal for it."""
+        self.log.note('poison frames %s' % ' '.join('0x%x' % p for p in pfns))
+        for pfn in pfns:
+            # "already poisoned" is what the kernel says of the huge page
+            self.host.sh('echo 0x%x >/sys/kernel/debug/hwpoison/corrupt-pfn'
+                         % pfn, check=False)
+
+    def slow_fill(self, nice=19):
+        """The filler gets the CPU last: what nobody waits for takes long."""
+        self._renice('hugepage-fill', nice)
+
+    def _renice(self, thread, nice):
+        self.host.sh('cd /proc/%d/task; renice %d -p $(grep -l %s '
+                     '*/comm | cut -d/ -f1)' % (self.pid, nice, thread))
 
     def starve_io(self):
         """Requests pile up: the only I/O thread gets the CPU last.
@@ -300,8 +303,7 @@ class Vm:
         When a huge page fails, all others soon wait for its recovery, and
         this thread does its system calls meanwhile.
         """
-        self.host.sh('cd /proc/%d/task; renice -n 19 -p $(grep -l worker '
-                     '*/comm | cut -d/ -f1)' % self.pid)
+        self._renice('worker', 19)
 
     def flip(self, gpa):
         """Corrupt one bit behind everybody's back."""

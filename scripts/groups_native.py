@@ -119,7 +119,8 @@ def _without_kvm(qemu):
     return wrapper
 
 
-def _run_qtests(group, jobs, stock):
+def _run_qtests(group, jobs, stock, modes=('',)):
+    """@modes: run all in each of these ways of recovery"""
     def run(report, items):
         names = [item.split('/')[-1] for item in items]
         with layout.only_one(BUILD / 'x86_64.lock'):
@@ -132,15 +133,17 @@ def _run_qtests(group, jobs, stock):
             env = dict(os.environ, PYTHON=PYTHON, QTEST_QEMU_BINARY=str(
                 _without_kvm(qemu) if stock else qemu))
 
-            def one(name):
-                tap = rep.Tap(report, group, name, known_skips=NOT_HERE)
+            def one(name, mode):
+                tap = rep.Tap(report, group, ' '.join([name, mode]).strip(),
+                              known_skips=NOT_HERE)
                 args = [a for case in NOT_HERE for a in ('-s', case)]
                 rep.run_tap(tap, ['tests/qtest/' + name, '--tap', '-k',
                                   *(args if stock else [])], 600, cwd=where,
-                            env=env)
+                            env=dict(env, HUGETLBFS_RAS_MODE=mode or 'auto'))
 
             with ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(one, names))
+                list(pool.map(one, [n for m in modes for n in names],
+                              [m for m in modes for _ in names]))
     return run
 
 
@@ -169,7 +172,8 @@ GROUPS = [
           _run_unit('unit-asan')),
     Group('unit-tsan', 'those with threads under TSan', _threaded_tests,
           _run_unit('unit-tsan')),
-    Group('qtest', 'our qtests', _qtests, _run_qtests('qtest', 1, False)),
+    Group('qtest', 'our qtests, in both ways of recovery', _qtests,
+          _run_qtests('qtest', 1, False, ('auto', 'eager'))),
     Group('qemu', "QEMU's own qtests of what the hooks touch",
           lambda: QEMU_QTESTS, _run_qtests('qemu', 2, True)),
     Group('lab', 'real memory failure under a KVM guest',

@@ -4,8 +4,7 @@
  *
  *   poison PID ADDRESS...    fail the frames behind host addresses of PID as
  *                            the kernel's memory failure code would; more
- *                            than one: while PID is stopped, all at once.
- *                            Prints "FRAME failed" or "FRAME ignored" for each
+ *                            than one: while PID is stopped, all at once
  *   flip PID ADDRESS         flip one bit of PID's memory behind its back
  *   as-user UID COMMAND...   run COMMAND as a user without any capability
  */
@@ -43,7 +42,6 @@ static int open_of(const char *pid, const char *file, int flags)
     return fd;
 }
 
-/* 0 if there is none */
 static uint64_t frame(int pagemap, uint64_t addr)
 {
     uint64_t entry = 0;
@@ -51,15 +49,17 @@ static uint64_t frame(int pagemap, uint64_t addr)
     if (pread(pagemap, &entry, 8, addr / PAGE * 8) != 8) {
         die("pagemap");
     }
-    return entry >> 63 ? entry & ((1ULL << 55) - 1) : 0;
+    if (!(entry >> 63)) {
+        fprintf(stderr, "no page at 0x%llx\n", (unsigned long long)addr);
+        exit(1);
+    }
+    return entry & ((1ULL << 55) - 1);
 }
 
 /*
- * Two refusals may be none: a second error in a huge page is recorded but
+ * Two refusals are none: a second error in a huge page is recorded but
  * answered with EHWPOISON ("already poisoned"), and a page that somebody
- * holds for a moment is poisoned and unmapped, but answered with EBUSY.  So is
- * a small page that is off its LRU list for a moment, and that one stays
- * mapped and readable: nothing has failed.
+ * holds for a moment is poisoned and unmapped, but answered with EBUSY.
  */
 static void fail_frame(uint64_t pfn)
 {
@@ -78,24 +78,18 @@ static int poison(int argc, char **argv)
 {
     int pagemap = open_of(argv[0], "pagemap", O_RDONLY);
     pid_t pid = argc > 2 ? atoi(argv[0]) : 0;
-    uint64_t addr[argc], pfn[argc];
+    uint64_t pfn[argc];
 
     if (pid) {
         kill(pid, SIGSTOP);
         usleep(100000);
     }
     for (int i = 1; i < argc; i++) {
-        addr[i] = strtoull(argv[i], NULL, 0);
-        pfn[i] = frame(pagemap, addr[i]);
-        if (!pfn[i]) {
-            fprintf(stderr, "no page at 0x%llx\n", (unsigned long long)addr[i]);
-            exit(1);
-        }
+        pfn[i] = frame(pagemap, strtoull(argv[i], NULL, 0));
     }
     for (int i = 1; i < argc; i++) {
         fail_frame(pfn[i]);
-        printf("0x%llx %s\n", (unsigned long long)pfn[i],
-               frame(pagemap, addr[i]) == pfn[i] ? "ignored" : "failed");
+        printf("0x%llx ", (unsigned long long)pfn[i]);
     }
     if (pid) {
         kill(pid, SIGCONT);
