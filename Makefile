@@ -4,15 +4,17 @@
 #   QEMU_SRC=DIR        a QEMU 10.0.x source of your own (it is copied)
 #   BUILD_DIR=DIR       where every product goes; default: build
 #   GROUP= ONLY=        make check: which groups, which programs
+#   RUNS= SIZES=        make bench: how often (7), which sizes (2M 1G)
 #   PATCH=NAME          make refresh: the patch that takes a file of none
 
 ARCH ?= x86_64
-export ARCH QEMU_SRC BUILD_DIR GROUP ONLY PATCH FORCE KEEP
+export ARCH QEMU_SRC BUILD_DIR GROUP ONLY RUNS SIZES PATCH FORCE KEEP
 run = @sh scripts/py
 
 help:
 	@echo 'make demo     one bad DRAM cell under a running guest, recovery off and on'
 	@echo 'make check    every test'
+	@echo 'make bench    three ways to rescue a huge page, measured on this machine'
 	@echo 'make qemu     build/$(ARCH)/qemu-system-$(ARCH)'
 	@echo 'make prepare  build/qemu: the QEMU source with our files and hooks'
 	@echo 'make refresh  write edits of build/qemu back into patches/'
@@ -24,6 +26,9 @@ demo: qemu
 
 check:
 	$(run) check.py
+
+bench:
+	$(run) bench.py
 
 qemu:
 	$(run) build.py
@@ -40,4 +45,4 @@ series:
 clean:
 	$(run) tree.py
 
-.PHONY: help demo check qemu prepare refresh series clean
+.PHONY: help demo check bench qemu prepare refresh series clean

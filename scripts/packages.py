@@ -14,8 +14,9 @@ BUILD = '''bison bzip2 ccache dpkg-dev flex gcc git libc6-dev libfdt-dev
     libglib2.0-dev libnuma-dev libpixman-1-dev make ninja-build perl
     pkg-config python3 python3-venv quilt xz-utils zlib1g-dev'''.split()
 LAB = 'binutils gcc libc6-dev util-linux'.split()
+BENCH = ['python3-matplotlib']
 
-PURPOSES = {'build': BUILD, 'lab': LAB}
+PURPOSES = {'build': BUILD, 'lab': LAB, 'bench': BENCH}
 
 
 def missing(names):
