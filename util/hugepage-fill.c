@@ -78,7 +78,7 @@ HugepageFill *hugepage_fill_new(const HugepageFillOps *ops,
 {
     HugepageFill *fill;
     uint64_t features;
-    int uffd;
+    int uffd, pagemap;
 
     if (uffd_query_features(&features) < 0) {
         features = 0;
@@ -87,14 +87,21 @@ HugepageFill *hugepage_fill_new(const HugepageFillOps *ops,
     if (uffd < 0) {
         return NULL;
     }
+    pagemap = qemu_open("/proc/self/pagemap", O_RDONLY, errp);
+    if (pagemap < 0) {
+        uffd_close_fd(uffd);
+        return NULL;
+    }
     fill = g_new0(HugepageFill, 1);
     fill->ops = ops;
     fill->reader = reader;
     fill->uffd = uffd;
+    fill->pagemap = pagemap;
     fill->can_move = features & UFFD_FEATURE_MOVE;
     if (event_notifier_init(&fill->wakeup, false) < 0) {
         error_setg(errp, "Cannot create an event descriptor");
         uffd_close_fd(uffd);
+        close(pagemap);
         g_free(fill);
         return NULL;
     }
@@ -113,6 +120,7 @@ void hugepage_fill_free(HugepageFill *fill)
     qemu_thread_join(&fill->thread);
     event_notifier_cleanup(&fill->wakeup);
     uffd_close_fd(fill->uffd);
+    close(fill->pagemap);
     qemu_cond_destroy(&fill->gone);
     qemu_mutex_destroy(&fill->lock);
     g_free(fill);

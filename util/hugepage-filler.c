@@ -143,8 +143,9 @@ static void fill_piece(HugepageFill *fill, FillJob *job, size_t piece)
         fill_events(fill);
     }
     fill_read(fill, job, pos, end);
-    while ((ret = hugepage_place(fill->uffd, fill->can_move, &job->range,
-                                 job->lost, job->buffer, pos, end)) < 0) {
+    while ((ret = hugepage_place(fill->uffd, fill->pagemap, fill->can_move,
+                                 &job->range, job->lost, job->buffer, pos,
+                                 end)) < 0) {
         fill_events(fill);
         if (ret != -EAGAIN && !fill_stuck(fill, job, ret)) {
             return;

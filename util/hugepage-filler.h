@@ -55,6 +55,7 @@ typedef struct FillJob {
  * @lock: protects @jobs and the bitmaps, @left and @swapped of each job
  * @gone: signalled when a job is removed
  * @uffd: one for all jobs
+ * @pagemap: /proc/self/pagemap
  * @wakeup: there is a new job, or @stop is set
  * @can_move: the kernel has UFFDIO_MOVE
  */
@@ -66,6 +67,7 @@ struct HugepageFill {
     QemuThread thread;
     EventNotifier wakeup;
     int uffd;
+    int pagemap;
     bool can_move;
     bool stop;
     QTAILQ_HEAD(, FillJob) jobs;

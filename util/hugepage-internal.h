@@ -56,6 +56,7 @@ ssize_t hugepage_uffd_poison(int uffd, void *dst, size_t size);
  * hugepage_place: bring [start, end) of a range into its place
  *
  * @uffd: where @range is registered
+ * @pagemap: /proc/self/pagemap
  * @can_move: the kernel has UFFDIO_MOVE; @buffer may be taken away
  * @lost: a bit per small page of @range: to be marked
  * @buffer: the bytes of [start, end)
@@ -64,9 +65,9 @@ ssize_t hugepage_uffd_poison(int uffd, void *dst, size_t size);
  *
  * Returns: 0 or -errno, EAGAIN as above.
  */
-int hugepage_place(int uffd, bool can_move, const HugepageRange *range,
-                   const unsigned long *lost, uint8_t *buffer,
-                   size_t start, size_t end);
+int hugepage_place(int uffd, int pagemap, bool can_move,
+                   const HugepageRange *range, const unsigned long *lost,
+                   uint8_t *buffer, size_t start, size_t end);
 
 /* The pieces of hugepage_split() that hugepage_fill_swap() needs too. */
 bool hugepage_range_check(const HugepageRange *range, Error **errp);

@@ -52,9 +52,12 @@ static ssize_t place_some(int uffd, uint8_t *dst, uint8_t *src, size_t size)
                : hugepage_uffd_poison(uffd, dst, size);
 }
 
-/* Places bytes that are all healthy, or all lost if @src is NULL. */
+/*
+ * Places bytes that are all healthy, or all lost if @src is NULL.  @skipped is
+ * set if something seemed to be in its place.
+ */
 static int place_run(int uffd, uint8_t *dst, uint8_t *src, size_t size,
-                     size_t small)
+                     size_t small, bool *skipped)
 {
     for (size_t pos = 0; pos < size;) {
         uint8_t *from = src ? src + pos : NULL;
@@ -71,6 +74,7 @@ static int place_run(int uffd, uint8_t *dst, uint8_t *src, size_t size,
              * longer in the userfaultfd's memory.
              */
             done = small;
+            *skipped = true;
         } else if (done < 0) {
             return done;
         }
@@ -79,14 +83,42 @@ static int place_run(int uffd, uint8_t *dst, uint8_t *src, size_t size,
     return 0;
 }
 
-int hugepage_place(int uffd, bool can_move, const HugepageRange *range,
-                   const unsigned long *lost, uint8_t *buffer,
-                   size_t start, size_t end)
+/*
+ * Is there a page or a marker at each place?  What is missing would be read as
+ * zeros once the userfaultfd is gone, so the errors above are not enough.
+ * Linux, admin-guide/mm/pagemap.rst: bit 63 present, bit 62 swapped, which is
+ * also said of a marker.
+ */
+static int all_there(int pagemap, uint8_t *ptr, size_t size, size_t small)
+{
+    size_t pages = size / small;
+    g_autofree uint64_t *entries = g_try_new(uint64_t, pages);
+    ssize_t bytes = pages * sizeof(*entries);
+
+    if (!entries) {
+        return -ENOMEM;
+    }
+    if (RETRY_ON_EINTR(pread(pagemap, entries, bytes, (uintptr_t)ptr / small *
+                             sizeof(*entries))) != bytes) {
+        return -EIO;
+    }
+    for (size_t i = 0; i < pages; i++) {
+        if (!(entries[i] >> 62)) {
+            return -EAGAIN;
+        }
+    }
+    return 0;
+}
+
+int hugepage_place(int uffd, int pagemap, bool can_move,
+                   const HugepageRange *range, const unsigned long *lost,
+                   uint8_t *buffer, size_t start, size_t end)
 {
     uint8_t *dst = (uint8_t *)range->host + start;
     size_t small = range->small;
     size_t pages = end / small;
     size_t page = start / small;
+    bool skipped = false;
     int ret = 0;
 
     if (can_move && find_next_bit(lost, pages, page) >= pages) {
@@ -107,8 +139,11 @@ int hugepage_place(int uffd, bool can_move, const HugepageRange *range,
                           : find_next_bit(lost, pages, page);
 
         ret = place_run(uffd, dst + offset, bad ? NULL : buffer + offset,
-                        (stop - page) * small, small);
+                        (stop - page) * small, small, &skipped);
         page = stop;
+    }
+    if (ret == 0 && skipped) {
+        ret = all_there(pagemap, dst, end - start, small);
     }
     return ret;
 }

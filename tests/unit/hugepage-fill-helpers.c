@@ -94,7 +94,7 @@ static void on_stuck(void *opaque, Error *err)
     FillRange *range = opaque;
 
     g_assert_nonnull(err);
-    range->stuck++;
+    qatomic_inc(&range->stuck);
 }
 
 static const HugepageFillOps ops = {
