@@ -84,6 +84,11 @@ bool hugetlbfs_ras_mmio(CPUState *cpu, hwaddr gpa, void *data, unsigned len,
     return false;
 }
 
+bool hugetlbfs_ras_retry_emulation(void)
+{
+    return false;
+}
+
 void hugetlbfs_ras_untell(hwaddr gpa)
 {
 }

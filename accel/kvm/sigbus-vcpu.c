@@ -32,11 +32,23 @@ static void kvm_sigbus_resolve(CPUState *cpu, SigbusReport *report)
     qatomic_set(&cpu->exit_request, 1);
 }
 
+static bool kvm_sigbus_emulation_failed(const struct kvm_run *run)
+{
+    return run->exit_reason == KVM_EXIT_INTERNAL_ERROR &&
+           run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION;
+}
+
 int kvm_sigbus_vcpu_run(CPUState *cpu)
 {
     bool watched = sigbus_intake_vcpu_enter();
     int ret = kvm_vcpu_ioctl(cpu, KVM_RUN, 0);
     SigbusReport report;
+
+    if (unlikely(watched) && !ret &&
+        unlikely(kvm_sigbus_emulation_failed(cpu->kvm_run)) &&
+        hugetlbfs_ras_retry_emulation()) {
+        ret = -EINTR;
+    }
 
     if (unlikely(watched) && unlikely(sigbus_intake_vcpu_leave(&report))) {
         kvm_sigbus_resolve(cpu, &report);

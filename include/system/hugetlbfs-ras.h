@@ -189,6 +189,18 @@ bool hugetlbfs_ras_mmio(CPUState *cpu, hwaddr gpa, void *data, unsigned len,
                         bool is_write);
 
 /**
+ * hugetlbfs_ras_retry_emulation: may KVM have failed for a page being recovered?
+ *
+ * KVM reads an instruction that it emulates without a signal, so one in a
+ * poisoned huge page is an emulation failure, although its bytes come back a
+ * moment later.
+ *
+ * Context: thread of a virtual CPU, without the BQL.  Waits a little.
+ * Returns: true if there is or just was such a page: enter the guest again.
+ */
+bool hugetlbfs_ras_retry_emulation(void);
+
+/**
  * hugetlbfs_ras_untell: a page counts as not reported to the guest again
  *
  * @gpa: guest-physical address of a lost page

@@ -132,12 +132,14 @@ void ras_page_clear_replaced(HugetlbfsRas *ras, RasPage *page)
 void ras_work_begin(HugetlbfsRas *ras, RasPage *page)
 {
     page->busy++;
+    qatomic_set(&ras->last_work, get_clock());
     qatomic_set(&ras->busy, ras->busy + 1);
 }
 
 void ras_work_end(HugetlbfsRas *ras, RasPage *page)
 {
     page->busy--;
+    qatomic_set(&ras->last_work, get_clock());
     qatomic_set(&ras->busy, ras->busy - 1);
     ras->finished++;
     qemu_cond_broadcast(&ras->idle);

@@ -119,6 +119,8 @@ struct RasPage {
  * @busy: sum of RasPage.busy; written under @lock, read atomically by anybody
  * @finished: how often @busy went down or a page got stuck
  * @idle: signalled with that
+ * @last_work: when @busy changed last, in nanoseconds of get_clock(), 0 if
+ *     never; as @busy
  * @fill: the filler; NULL if only the eager way is possible; set by the main
  *     thread, BQL, with @lock
  * @fill_tried: @fill is NULL and will stay so
@@ -138,6 +140,7 @@ typedef struct HugetlbfsRas {
     unsigned peers;
     unsigned busy;
     unsigned finished;
+    int64_t last_work;
     HugepageFill *fill;
     bool fill_tried;
     GQueue stock;

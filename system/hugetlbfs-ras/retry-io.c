@@ -1,13 +1,20 @@
 /*
- * I/O by system calls into guest RAM that is being recovered
+ * What fails without a signal because guest RAM is being recovered
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
+#include "system/hugetlbfs-ras.h"
 #include "system/hugetlbfs-ras-io.h"
 #include "ras.h"
+
+/* The kernel's signal may be later than the failure that it explains. */
+#define RAS_SIGNAL_NS (100 * SCALE_MS)
+/* Who failed may find out only after the page is recovered. */
+#define RAS_RECENT_NS (2 * NANOSECONDS_PER_SECOND)
+#define RAS_LOOK_US 10000
 
 /*
  * How far from @host to the end of its huge page, or of @length if that is
@@ -82,4 +89,21 @@ bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt)
     }
     errno = EFAULT;
     return recovered && !lost;
+}
+
+bool hugetlbfs_ras_retry_emulation(void)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+    int64_t start = get_clock();
+
+    while (ras->started && get_clock() - start < RAS_SIGNAL_NS) {
+        int64_t last = qatomic_read(&ras->last_work);
+
+        g_usleep(RAS_LOOK_US);
+        if (qatomic_read(&ras->busy) ||
+            (last && get_clock() - last < RAS_RECENT_NS)) {
+            return true;
+        }
+    }
+    return false;
 }
