@@ -26,7 +26,7 @@ from layout import BUILD
 from ui import Failure, say
 
 SIZES = {'2M': 2 << 20, '1G': 1 << 30}
-PAGES = 3               # huge pages of each size; BENCH_HUGE_PAGES
+PAGES = 2               # huge pages of each size; BENCH_HUGE_PAGES
 SPARE = 1 << 30         # memory that is left alone
 WARM = 4 << 30          # memory that is touched before anything is measured
 PROGRAM = 'tests/bench/hugepage-bench'
@@ -89,11 +89,17 @@ class Pool:
     def get(self, what):
         return int((self.dir / what).read_text())
 
+    def write(self, path, text):
+        subprocess.run([*self.root, 'tee', str(path)], input=text + '\n',
+                       text=True, check=True, stdout=subprocess.DEVNULL)
+
     def set(self, count):
         # a kernel that cannot get them all says so only by the count
-        subprocess.run([*self.root, 'tee', str(self.dir / 'nr_hugepages')],
-                       input='%d\n' % count, text=True, check=True,
-                       stdout=subprocess.DEVNULL)
+        self.write(self.dir / 'nr_hugepages', '%d' % count)
+        if self.get('nr_hugepages') < count:
+            self.write('/proc/sys/vm/drop_caches', '1')
+            self.write('/proc/sys/vm/compact_memory', '1')
+            self.write(self.dir / 'nr_hugepages', '%d' % count)
 
     @contextlib.contextmanager
     def more(self, count):
@@ -108,9 +114,8 @@ class Pool:
                 raise Failure(
                     'only %d of %d huge pages of %s are to be had'
                     % (free, count, self.name),
-                    'memory is too fragmented or in use: try `echo 3 > '
-                    '/proc/sys/vm/drop_caches; echo 1 > '
-                    '/proc/sys/vm/compact_memory` as root, boot with '
+                    'memory is too fragmented or in use, even after the page '
+                    'cache was dropped and memory compacted: boot with '
                     'hugepagesz=%s hugepages=%d, or use other SIZES='
                     % (self.name, count))
             yield

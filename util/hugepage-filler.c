@@ -216,6 +216,18 @@ static void fill_give_up(HugepageFill *fill, FillJob *job)
     fill_job_free(job);
 }
 
+/* All in turn: the first one would leave who waits for the last one waiting. */
+static size_t fill_next_urgent(FillJob *job)
+{
+    size_t piece = find_next_bit(job->urgent, job->pieces, job->hand);
+
+    if (piece >= job->pieces) {
+        piece = find_first_bit(job->urgent, job->pieces);
+    }
+    job->hand = MIN(piece + 1, job->pieces);
+    return piece;
+}
+
 /*
  * The next piece to bring: one that somebody waits for, or any.  Who cancels
  * waits as well.
@@ -230,7 +242,7 @@ static FillJob *fill_next(HugepageFill *fill, size_t *piece)
             /* Its mover is not done with it. */
             continue;
         }
-        *piece = find_first_bit(job->urgent, job->pieces);
+        *piece = fill_next_urgent(job);
         if (*piece < job->pieces || job->cancelled) {
             return job;
         }

@@ -25,6 +25,7 @@
  * @started, @filled, @urgent: a bit per piece: being read or further; in its
  *     place; waited for
  * @left: pieces not filled
+ * @hand: where to look for the next urgent piece, the filler's own
  * @buffer: one piece of memory to read into, the filler's own
  * @swapped: the range is in its place
  * @cancelled: its content is not needed any more; atomic
@@ -36,6 +37,7 @@ typedef struct FillJob {
     size_t piece;
     size_t pieces;
     size_t left;
+    size_t hand;
     unsigned long *lost;
     unsigned long *started;
     unsigned long *filled;

@@ -76,7 +76,7 @@ static void page_is_away(int sig, siginfo_t *info, void *context)
     signal(sig, SIG_DFL);
 }
 
-/* Half of the touches go to the huge page, the others to its neighbours. */
+/* Half of the touches go to the huge page, the others to its neighbour. */
 static size_t toucher_page(BenchToucher *t)
 {
     const BenchMemory *memory = t->all->memory;
@@ -85,7 +85,7 @@ static size_t toucher_page(BenchToucher *t)
     size_t page = (random >> 8) & (pages - 1);
 
     if (t->id == BENCH_NEIGHBOUR || (random & 1)) {
-        return page + (random & 2 ? 2 * pages : 0);
+        return page;
     }
     return pages + (page == memory->bad ? page + 1 : page);
 }

@@ -1,7 +1,7 @@
 /*
  * Benchmark of the ways to rescue a poisoned huge page: memory and touchers
  *
- * The memory is three huge pages of a file; the one in the middle is rescued.
+ * The memory is two huge pages of a file; the second is rescued.
  * Every word of it tells where it belongs and how often it was written, so
  * that each byte can be verified afterwards.  The touchers are threads that
  * read and write it meanwhile, as a guest would.
@@ -15,11 +15,11 @@
 #include "qemu/hugepage-split.h"
 
 enum {
-    BENCH_HUGE_PAGES = 3,
+    BENCH_HUGE_PAGES = 2,
     BENCH_RESCUED = 1,
     BENCH_WRITERS = 2,
     BENCH_READERS = 2,
-    /* Reads the healthy neighbours only. */
+    /* Reads the healthy huge page only. */
     BENCH_NEIGHBOUR = BENCH_WRITERS + BENCH_READERS,
     BENCH_TOUCHERS,
 };
