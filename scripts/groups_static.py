@@ -88,7 +88,7 @@ LAYERS = [
 ]
 ENGINE = r'^(util|include/qemu)/hugepage-'
 ENGINE_MAY = r'^(qemu/|qapi/error\.h$|hugepage-)'
-NO_SPDX = re.compile(r'(\.md|\.txt|\.gitignore|/series|cover-letter|\.patch|'
+NO_SPDX = re.compile(r'(\.md|\.txt|\.png|\.gitignore|/series|cover-letter|\.patch|'
                      r'trace-events|MAINTAINERS)$|^patches/')
 
 
