@@ -189,7 +189,7 @@ bool hugetlbfs_ras_mmio(CPUState *cpu, hwaddr gpa, void *data, unsigned len,
                         bool is_write);
 
 /**
- * hugetlbfs_ras_retry_emulation: may KVM have failed for a page being recovered?
+ * hugetlbfs_ras_retry_emulation: did KVM fail for a page being recovered?
  *
  * KVM reads an instruction that it emulates without a signal, so one in a
  * poisoned huge page is an emulation failure, although its bytes come back a
