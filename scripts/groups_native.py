@@ -163,7 +163,7 @@ def _run_lab(report, items):
     tap = rep.Tap(report, 'lab', 'x86_64', show_notes=True,
                   skip_is_failure=os.environ.get('CI') == 'true')
     rep.run_tap(tap, [PYTHON, '-B', str(LAB), '--table', '--qemu', str(qemu),
-                      '--cases', ','.join(items)], 1500, cwd=ROOT)
+                      '--cases', ','.join(items)], 2700, cwd=ROOT)
 
 
 GROUPS = [
