@@ -137,7 +137,7 @@ def _how_far(runs):
 def measure(runs, sizes):
     """Build the benchmark and run it; its output is in SAMPLES."""
     with layout.only_one(BUILD / 'x86_64.lock'):
-        where = build.configured('x86_64', ['--target-list=x86_64-softmmu'])
+        where = build.configured('x86_64')
         build.ninja(where, [PROGRAM], 'build hugepage-bench')
     as_root = root()
     warm = warm_size(sizes)

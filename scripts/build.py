@@ -12,6 +12,12 @@ import prepare
 import ui
 from layout import BUILD, PYTHON
 
+# Build directories: targets, options besides OPTIONS
+DIRECTORIES = {
+    'x86_64': (['x86_64'], []),
+    'x86_64-asan': (['x86_64'], ['--enable-asan', '--enable-ubsan']),
+    'x86_64-tsan': (['x86_64'], ['--enable-tsan']),
+}
 OPTIONS = '''--without-default-features --enable-system --enable-kvm
     --enable-tcg --enable-hugetlbfs-ras --enable-vhost-user --enable-vhost-net
     --enable-fdt=system --enable-pixman --enable-numa --disable-install-blobs
@@ -38,11 +44,14 @@ def environment():
     return env
 
 
-def configured(name, options=()):
-    """The build directory @name, configured with @options besides OPTIONS."""
+def configured(name):
+    """The build directory @name of DIRECTORIES, configured."""
     where = BUILD / name
+    targets, options = DIRECTORIES[name]
     tree = prepare.prepare()
-    cmd = [str(tree / 'configure'), '--python=' + PYTHON, *OPTIONS, *options]
+    cmd = [str(tree / 'configure'), '--python=' + PYTHON, *OPTIONS,
+           '--target-list=' + ','.join(t + '-softmmu' for t in targets),
+           *options]
     stamp = where / 'configured-by'
     if stamp.exists() and stamp.read_text() == '\n'.join(cmd):
         return where
@@ -74,12 +83,11 @@ def ninja(where, targets, what):
            cwd=where, env=environment(), how_far=_steps)
 
 
-
 def qemu(arch):
     """Path of the QEMU built for @arch, with everything it needs."""
     packages.ensure('build')
     with layout.only_one(BUILD / ('%s.lock' % arch)):
-        where = configured(arch, ['--target-list=%s-softmmu' % arch])
+        where = configured(arch)
         ninja(where, ['qemu-system-' + arch], 'build qemu-system-' + arch)
     return where / ('qemu-system-' + arch)
 

@@ -77,10 +77,10 @@ def _qtests():
 # -- unit: as it is, then under the sanitizers
 
 SANITIZED = {
-    'unit': ('x86_64', [], []),
-    'unit-asan': ('x86_64-asan', ['--enable-asan', '--enable-ubsan'], []),
+    'unit': ('x86_64', []),
+    'unit-asan': ('x86_64-asan', []),
     # TSan needs the addresses that it has without randomization
-    'unit-tsan': ('x86_64-tsan', ['--enable-tsan'], ['setarch', '-R']),
+    'unit-tsan': ('x86_64-tsan', ['setarch', '-R']),
 }
 
 
@@ -91,13 +91,12 @@ TSAN_OPTIONS = 'halt_on_error=1:report_signal_unsafe=0:die_after_fork=0'
 
 def _run_unit(group):
     def run(report, items):
-        name, options, prefix = SANITIZED[group]
+        name, prefix = SANITIZED[group]
         env = dict(os.environ, ASAN_OPTIONS='detect_leaks=0:abort_on_error=1',
                    UBSAN_OPTIONS='halt_on_error=1:print_stacktrace=1',
                    TSAN_OPTIONS=TSAN_OPTIONS)
         with layout.only_one(BUILD / 'x86_64.lock'):
-            where = build.configured(
-                name, ['--target-list=x86_64-softmmu', *options])
+            where = build.configured(name)
             build.ninja(where, items, 'build ' + group)
             for item in items:
                 test = item.split('/')[-1]
@@ -124,8 +123,7 @@ def _run_qtests(group, jobs, stock, modes=('',)):
     def run(report, items):
         names = [item.split('/')[-1] for item in items]
         with layout.only_one(BUILD / 'x86_64.lock'):
-            where = build.configured('x86_64',
-                                     ['--target-list=x86_64-softmmu'])
+            where = build.configured('x86_64')
             build.ninja(where, ['qemu-system-x86_64'] +
                         ['tests/qtest/' + n for n in names], 'build ' + group)
             firmware.install(where)
