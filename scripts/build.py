@@ -12,9 +12,10 @@ import prepare
 import ui
 from layout import BUILD, PYTHON
 
-# Build directories: targets, options besides OPTIONS
+# Build directories: targets, options besides OPTIONS.  build/x86_64 has what
+# runs on this machine, the QEMU of every target too, built when asked for.
 DIRECTORIES = {
-    'x86_64': (['x86_64'], []),
+    'x86_64': (['x86_64', 'aarch64'], []),
     'x86_64-asan': (['x86_64'], ['--enable-asan', '--enable-ubsan']),
     'x86_64-tsan': (['x86_64'], ['--enable-tsan']),
 }
@@ -83,13 +84,19 @@ def ninja(where, targets, what):
            cwd=where, env=environment(), how_far=_steps)
 
 
-def qemu(arch):
-    """Path of the QEMU built for @arch, with everything it needs."""
+def native(arch):
+    """Path of the QEMU that emulates @arch on this machine (TCG)."""
     packages.ensure('build')
-    with layout.only_one(BUILD / ('%s.lock' % arch)):
-        where = configured(arch)
-        ninja(where, ['qemu-system-' + arch], 'build qemu-system-' + arch)
-    return where / ('qemu-system-' + arch)
+    program = 'qemu-system-' + arch
+    with layout.only_one(BUILD / 'x86_64.lock'):
+        where = configured('x86_64')
+        ninja(where, [program], 'build ' + program)
+    return where / program
+
+
+def qemu(arch):
+    """Path of the QEMU for hosts of @arch."""
+    return native(arch)
 
 
 def main():
