@@ -14,18 +14,16 @@ SUFFIXES = {'.bin', '.rom'}
 def firmware():
     """The directory with the unpacked firmware files."""
     debs = debian.download(PACKAGES)
-    names = ' '.join(sorted(d.name for d in debs))
-    where = BUILD / 'firmware'
-    stamp = where / 'from'
-    if not stamp.exists() or stamp.read_text() != names:
-        with layout.complete_dir(where) as part:
-            debian.unpack(debs, part / 'all')
-            for path in sorted((part / 'all').rglob('*')):
-                if path.suffix in SUFFIXES and path.is_file():
-                    (part / path.name).write_bytes(path.read_bytes())
-            layout.remove(part / 'all')
-            (part / 'from').write_text(names)
-    return where
+
+    def fill(part):
+        debian.unpack(debs, part / 'all')
+        for path in sorted((part / 'all').rglob('*')):
+            if path.suffix in SUFFIXES and path.is_file():
+                (part / path.name).write_bytes(path.read_bytes())
+        layout.remove(part / 'all')
+
+    return layout.made_from(BUILD / 'firmware',
+                            sorted(d.name for d in debs), fill)
 
 
 def install(build):

@@ -53,6 +53,17 @@ def complete_dir(final):
         remove(part)
 
 
+def made_from(final, ingredients, fill):
+    """@final, a directory that @fill(dir) fills when @ingredients are new."""
+    stamp = final / '.made-from'
+    text = ' '.join(ingredients)
+    if not stamp.exists() or stamp.read_text() != text:
+        with complete_dir(final) as part:
+            fill(part)
+            (part / stamp.name).write_text(text)
+    return final
+
+
 def remove(path):
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
