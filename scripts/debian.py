@@ -62,11 +62,16 @@ Acquire::https::Timeout "30";
 '''
 
 
+def release():
+    """Code name of the machine's own release."""
+    text = Path('/etc/os-release').read_text()
+    code = re.search(r'^VERSION_CODENAME=(\w+)', text, re.M)
+    return code.group(1) if code else 'unknown'
+
+
 def mirror():
     """The mirror of the machine's own release, from its apt configuration."""
-    release = Path('/etc/os-release').read_text()
-    code = re.search(r'^VERSION_CODENAME=(\w+)', release, re.M)
-    code = code.group(1) if code else 'unknown'
+    code = release()
     try:
         out = subprocess.run(['apt-get', '--print-uris', 'update'], text=True,
                              capture_output=True).stdout

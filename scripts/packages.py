@@ -10,13 +10,16 @@ import sys
 import ui
 from ui import Failure
 
-BUILD = '''bison bzip2 ccache dpkg-dev flex gcc git libc6-dev libfdt-dev
-    libglib2.0-dev libnuma-dev libpixman-1-dev make ninja-build perl
-    pkg-config python3 python3-venv quilt xz-utils zlib1g-dev'''.split()
+# what QEMU is linked with; for arm64 hosts in a sysroot of our own
+LIBRARIES = '''libc6-dev libfdt-dev libglib2.0-dev libnuma-dev libpixman-1-dev
+    zlib1g-dev'''.split()
+BUILD = '''bison bzip2 ccache dpkg-dev flex gcc git make ninja-build perl
+    pkg-config python3 python3-venv quilt xz-utils'''.split() + LIBRARIES
+CROSS = 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross'.split()
 LAB = 'binutils gcc libc6-dev util-linux'.split()
 BENCH = ['python3-matplotlib']
 
-PURPOSES = {'build': BUILD, 'lab': LAB, 'bench': BENCH}
+PURPOSES = {'build': BUILD, 'cross': CROSS, 'lab': LAB, 'bench': BENCH}
 
 
 def missing(names):

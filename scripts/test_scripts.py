@@ -13,6 +13,7 @@ from unittest import mock
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import cross                # noqa: E402
 import debian               # noqa: E402
 import packages             # noqa: E402
 from report import FAIL, PASS, SKIP, Report, Tap, run_tap  # noqa: E402
@@ -210,6 +211,45 @@ class Packages(unittest.TestCase):
                 self.assertRaises(Failure) as e:
             packages.ensure('build')
         self.assertIn('apt-get install quilt', e.exception.way_out)
+
+
+class Cross(unittest.TestCase):
+    def setUp(self):
+        tmp = tempfile.TemporaryDirectory()
+        self.addCleanup(tmp.cleanup)
+        self.root = Path(tmp.name) / 'root'
+
+    def unpack(self, debs, where):
+        """As the packages of Debian 12 do, with files in /lib and /usr/lib."""
+        for path in ('lib/a/libz.so.1.2', 'lib/ld.so', 'usr/lib/a/libz.a'):
+            Project.write(where / path, path)
+        for path, to in (('lib/a/libz.so.1', 'libz.so.1.2'),
+                         ('usr/lib/a/libz.so', '/lib/a/libz.so.1')):
+            (where / path).symlink_to(to)
+
+    def sysroot(self, wanted):
+        with mock.patch('cross.SYSROOT', self.root), mock.patch('ui.say'), \
+                mock.patch('packages.LIBRARIES', wanted), \
+                mock.patch('debian.download') as download, \
+                mock.patch('debian.unpack', self.unpack):
+            self.assertEqual(cross.sysroot(), self.root)
+        return download
+
+    def test_sysroot(self):
+        args = self.sysroot(['zlib1g-dev']).call_args
+        self.assertEqual(args.args, (['zlib1g-dev'], 'arm64',
+                                     debian.release()))
+        link = self.root / 'usr/lib/a/libz.so'
+        self.assertEqual(link.resolve(),
+                         (self.root / 'usr/lib/a/libz.so.1.2').resolve())
+        self.assertEqual(link.read_text(), 'lib/a/libz.so.1.2')
+        self.assertEqual((self.root / 'lib').readlink(), Path('usr/lib'))
+        self.assertTrue((self.root / 'usr/lib/ld.so').exists())
+
+    def test_sysroot_is_made_once(self):
+        self.sysroot(['zlib1g-dev'])
+        self.sysroot(['zlib1g-dev']).assert_not_called()
+        self.sysroot(['zlib1g-dev', 'libz2-dev']).assert_called_once()
 
 
 class TapOutput(unittest.TestCase):
