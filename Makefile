@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Only calls into scripts/ and lab/; see README.md
-#   ARCH=x86_64         target
+#   ARCH=x86_64         make qemu, make demo: or aarch64
 #   QEMU_SRC=DIR        a QEMU 10.0.x source of your own (it is copied)
 #   BUILD_DIR=DIR       where every product goes; default: build
 #   GROUP= ONLY=        make check: which groups, which programs
@@ -21,8 +21,9 @@ help:
 	@echo 'make series   build/series: mails for git am'
 	@echo 'make clean    remove build/'
 
-demo: qemu
-	$(run) ../lab/demo.py
+demo:
+	$(run) build.py lab
+	$(run) ../lab/demo.py --arch $(ARCH)
 
 check:
 	$(run) check.py

@@ -153,6 +153,7 @@ def measure(runs, sizes):
 
 
 def main():
+    layout.takes_no_arch('make bench')
     runs, sizes = wishes()
     packages.ensure('build', 'bench')
     with layout.only_one(BUILD / 'bench.lock'):

@@ -1,10 +1,16 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""build/ARCH: configure and build QEMU from the prepared tree."""
+"""build/ARCH: configure and build QEMU from the prepared tree.
+
+  build.py        the QEMU that runs guests on hosts of ARCH
+  build.py lab    also the one that emulates such a host on this machine
+"""
 
 import os
 import shutil
+import sys
 
+import cross
 import debian
 import layout
 import packages
@@ -12,12 +18,15 @@ import prepare
 import ui
 from layout import BUILD, PYTHON
 
-# Build directories: targets, options besides OPTIONS.  build/x86_64 has what
-# runs on this machine, the QEMU of every target too, built when asked for.
+NATIVE = 'x86_64'       # build/x86_64: what runs on this machine
+CROSS = 'aarch64'       # build/aarch64: what runs on an arm64 host, under KVM
+# Build directories: targets, options besides OPTIONS.  A target that nobody
+# asks ninja for costs nothing.
 DIRECTORIES = {
-    'x86_64': (['x86_64', 'aarch64'], []),
+    NATIVE: (['x86_64', 'aarch64'], []),
     'x86_64-asan': (['x86_64'], ['--enable-asan', '--enable-ubsan']),
     'x86_64-tsan': (['x86_64'], ['--enable-tsan']),
+    CROSS: (['aarch64'], ['--disable-tcg', *cross.OPTIONS]),
 }
 OPTIONS = '''--without-default-features --enable-system --enable-kvm
     --enable-tcg --enable-hugetlbfs-ras --enable-vhost-user --enable-vhost-net
@@ -35,13 +44,17 @@ def tools():
     return there
 
 
-def environment():
+def environment(name):
+    """For programs that configure or build directory @name."""
     env = dict(os.environ)
     env['PYTHONPATH'] = str(tools() / 'usr/lib/python3/dist-packages')
-    for name in ('DESTDIR', 'MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'ARCH'):
-        env.pop(name, None)
+    for var in ('DESTDIR', 'MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'ARCH'):
+        env.pop(var, None)
+    env['CC'] = env.get('CC') or 'gcc'
+    if name == CROSS:
+        env.update(cross.environment())
     if shutil.which('ccache'):
-        env['CC'] = 'ccache ' + (env.get('CC') or 'gcc')
+        env['CC'] = 'ccache ' + env['CC']
     return env
 
 
@@ -57,15 +70,18 @@ def configured(name):
     if stamp.exists() and stamp.read_text() == '\n'.join(cmd):
         return where
     layout.need_disk(1200, 'the build')
+    if name == CROSS:
+        cross.sysroot()
     layout.remove(where)
     where.mkdir(parents=True)
     try:
         ui.run(cmd, 'configure ' + name,
                log=BUILD / ('configure-%s.log' % name), cwd=where,
-               env=environment())
+               env=environment(name))
         for site in where.glob('pyvenv/lib/python3*/site-packages'):
             # so that plain `ninja` in this directory finds our meson too
-            (site / 'meson.pth').write_text(environment()['PYTHONPATH'] + '\n')
+            (site / 'meson.pth').write_text(
+                environment(name)['PYTHONPATH'] + '\n')
         stamp.write_text('\n'.join(cmd))
     finally:
         if not stamp.exists():
@@ -81,26 +97,35 @@ def _steps(line):
 def ninja(where, targets, what):
     """Build @targets in @where; what is built already costs a second."""
     ui.run(['ninja', *targets], what, log=BUILD / (where.name + '.log'),
-           cwd=where, env=environment(), how_far=_steps)
+           cwd=where, env=environment(where.name), how_far=_steps)
+
+
+def _program(name, arch):
+    """Path of the QEMU for target @arch, built in directory @name."""
+    program = 'qemu-system-' + arch
+    with layout.only_one(BUILD / (name + '.lock')):
+        where = configured(name)
+        ninja(where, [program], 'build ' + program)
+    return where / program
 
 
 def native(arch):
     """Path of the QEMU that emulates @arch on this machine (TCG)."""
     packages.ensure('build')
-    program = 'qemu-system-' + arch
-    with layout.only_one(BUILD / 'x86_64.lock'):
-        where = configured('x86_64')
-        ninja(where, [program], 'build ' + program)
-    return where / program
+    return _program(NATIVE, arch)
 
 
 def qemu(arch):
-    """Path of the QEMU for hosts of @arch."""
-    return native(arch)
+    """Path of the QEMU that runs guests on hosts of @arch (KVM)."""
+    packages.ensure('build', *(['cross'] if arch == CROSS else []))
+    return _program(arch, arch)
 
 
 def main():
-    ui.say('built: %s' % qemu(layout.arch()))
+    arch = layout.arch()
+    ui.say('built: %s' % qemu(arch))
+    if 'lab' in sys.argv[1:] and arch != NATIVE:
+        ui.say('built: %s' % native(arch))
 
 
 if __name__ == '__main__':

@@ -14,7 +14,8 @@ BUILD = Path(os.environ.get('BUILD_DIR') or ROOT / 'build').resolve()
 QEMU_VERSION = '10.0'
 PATCHES = ROOT / 'patches' / QEMU_VERSION
 PYTHON = '/usr/bin/python3'     # the first python3 in PATH may be another one
-ARCHES = {'x86_64': 'amd64'}    # QEMU's name of a target: Debian's name
+# QEMU's name of a target: Debian's name
+ARCHES = {'x86_64': 'amd64', 'aarch64': 'arm64'}
 
 
 def arch():
@@ -24,6 +25,14 @@ def arch():
         raise Failure('unknown ARCH=%s' % name,
                       'use one of: ' + ' '.join(ARCHES))
     return name
+
+
+def takes_no_arch(what):
+    """Fail when ARCH asks @what for something that it does not have."""
+    if arch() != 'x86_64':
+        raise Failure('%s takes no ARCH' % what,
+                      'leave ARCH=%s away; it is for `make qemu` and '
+                      '`make demo`' % arch())
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from unittest import mock
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import build                # noqa: E402
 import cross                # noqa: E402
 import debian               # noqa: E402
 import packages             # noqa: E402
@@ -191,6 +192,8 @@ class Project(unittest.TestCase):
         self.bad('check.py', 'unknown GROUP=bogus', GROUP='bogus')
         self.bad('build.py', 'unknown ARCH=bogus', ARCH='bogus')
         self.bad('check.py', 'nothing to run', ONLY='bogus')
+        for script in 'check.py', 'bench.py':
+            self.bad(script, 'takes no ARCH', ARCH='aarch64')
 
     def test_no_network(self):
         conf = subprocess.run(['apt-config', 'dump'], text=True,
@@ -218,6 +221,41 @@ class Cross(unittest.TestCase):
         tmp = tempfile.TemporaryDirectory()
         self.addCleanup(tmp.cleanup)
         self.root = Path(tmp.name) / 'root'
+
+    def built(self, function, arch):
+        """What is asked for when the QEMU for @arch is built."""
+        with mock.patch('packages.ensure') as ensure, \
+                mock.patch('build.configured',
+                           lambda name: Path('/build') / name), \
+                mock.patch('build.ninja') as ninja, \
+                mock.patch('layout.only_one'):
+            path = function(arch)
+        self.assertEqual(ninja.call_args.args[:2],
+                         (path.parent, ['qemu-system-' + arch]))
+        return str(path), ensure.call_args.args
+
+    def test_who_pays_for_cross(self):
+        for function, arch, path, purposes in (
+                (build.qemu, 'x86_64', 'x86_64', ('build',)),
+                (build.qemu, 'aarch64', 'aarch64', ('build', 'cross')),
+                (build.native, 'x86_64', 'x86_64', ('build',)),
+                (build.native, 'aarch64', 'x86_64', ('build',))):
+            self.assertEqual(
+                self.built(function, arch),
+                ('/build/%s/qemu-system-%s' % (path, arch), purposes))
+
+    def test_environment(self):
+        with mock.patch('build.tools', lambda: Path('/tools')), \
+                mock.patch('shutil.which', lambda n: n), \
+                mock.patch.dict('os.environ', CC='cc', PKG_CONFIG_PATH='/n'):
+            native = build.environment('x86_64')
+            env = build.environment('aarch64')
+        self.assertEqual(native['CC'], 'ccache cc')
+        self.assertEqual(native['PKG_CONFIG_PATH'], '/n')
+        self.assertEqual(env['CC'], 'ccache aarch64-linux-gnu-gcc')
+        self.assertEqual(env['PKG_CONFIG_PATH'], '')
+        for directory in env['PKG_CONFIG_LIBDIR'].split(':'):
+            self.assertTrue(directory.startswith(str(cross.SYSROOT)))
 
     def unpack(self, debs, where):
         """As the packages of Debian 12 do, with files in /lib and /usr/lib."""
