@@ -28,7 +28,7 @@ from ui import Failure, say
 SIZES = {'2M': 2 << 20, '1G': 1 << 30}
 PAGES = 2               # huge pages of each size; BENCH_HUGE_PAGES
 SPARE = 1 << 30         # memory that is left alone
-WARM = 4 << 30          # memory that is touched before anything is measured
+WARM = 4 << 30          # memory that is touched before each rescue
 PROGRAM = 'tests/bench/hugepage-bench'
 SAMPLES = BUILD / 'bench-samples.csv'
 POOLS = Path('/sys/kernel/mm/hugepages')

@@ -29,6 +29,7 @@
 /**
  * Rescue: one rescue
  *
+ * @calm_end: until then nothing was done but touching
  * @start: when the huge page became inaccessible
  * @filled: when all that can be read was in its place
  * @page_ns: how long the huge page as a whole was inaccessible
@@ -40,6 +41,7 @@ typedef struct Rescue {
     BenchMemory *memory;
     BenchTouchers *touchers;
     HugepageFill *fill;
+    int64_t calm_end;
     int64_t start;
     int64_t filled;
     int64_t page_ns;
@@ -179,12 +181,14 @@ static void print_stalls(const Label *label, const Rescue *rescue)
             const char *item = i == BENCH_NEIGHBOUR ? "neighbour_stall_ns"
                                                     : "stall_ns";
 
-            if (stall->start < rescue->start - CALM_NS ||
+            if (stall->start < rescue->calm_end - CALM_NS ||
                 stall->start >= rescue->filled) {
                 continue;
             }
-            if (stall->start + stall->ns <= rescue->start) {
+            if (stall->start + stall->ns <= rescue->calm_end) {
                 item = "calm_stall_ns";
+            } else if (stall->start + stall->ns <= rescue->start) {
+                continue;
             }
             print_value(label, item, stall->start - rescue->start, stall->ns);
         }
@@ -209,11 +213,14 @@ static void print_reads(const Label *label, const Rescue *rescue)
 static bool bench_rescue(Bench *bench, const Way *way, const Label *label,
                          Rescue *rescue, Error **errp)
 {
+    void *warm = bench_warm_new(bench->warm);
     size_t resident;
     bool ok;
 
     rescue->touchers = bench_touchers_new(rescue->memory, bench->busy);
     g_usleep((SETTLE_NS + CALM_NS) / SCALE_US);
+    rescue->calm_end = get_clock();
+    munmap(warm, bench->warm);
     ok = bench_resident_peak_reset(errp);
     resident = bench_resident();
     if (ok) {
@@ -280,7 +287,6 @@ static bool bench_one(Bench *bench, unsigned which, const Way *way,
 
 static bool bench_all(Bench *bench, Error **errp)
 {
-    bench_warm(bench->warm);
     for (unsigned round = 0; round < bench->rounds; round++) {
         for (unsigned which = 0; which < bench->sizes; which++) {
             for (unsigned i = 0; i < ARRAY_SIZE(ways); i++) {
@@ -303,7 +309,7 @@ static void usage(const char *name)
            "  -r    how often each way is measured (5)\n"
            "  -b    time in which each thread touches memory (all of them\n"
            "        together leave one processor free)\n"
-           "  -w    memory to touch first, e.g. 4G\n", name);
+           "  -w    memory to touch before each rescue, e.g. 4G\n", name);
 }
 
 static bool bench_add(Bench *bench, const char *arg, Error **errp)
