@@ -41,9 +41,13 @@ class Run:
         v['stall_p50_ns'] = quantile(stalls, 0.5)
         v['stall_p99_ns'] = quantile(stalls, 0.99)
         v['stall_max_ns'] = quantile(stalls, 1)
+        calm = sorted(ns for _, ns in self.samples['calm_stall_ns'])
+        v['calm_p99_ns'] = quantile(calm, 0.99)
+        v['calm_max_ns'] = quantile(calm, 1)
         v['waited_ns'] = sum(stalls) / PAGE_TOUCHERS
         v['neighbour_stall_max_ns'] = max(
             (ns for _, ns in self.samples['neighbour_stall_ns']), default=0)
+        v['piece_ns'] = v['fill_ns'] / (self.size / SMALL)
         v['bytes_per_s'] = self.size / v['fill_ns'] * 1e9
         v['fill_copies'] = v['fill_ns'] / v['copy_ns']
         v['reads_after'] = v['rate_after'] / v['rate_before']
@@ -133,7 +137,10 @@ ROWS = [
     ('  in sum, for each toucher', 'waited_ns', duration),
     ('longest stall beside the huge page', 'neighbour_stall_max_ns',
      duration),
+    ('stall with no rescue going on, p99', 'calm_p99_ns', duration),
+    ('  max, in %.0f ms' % (CALM_NS / 1e6), 'calm_max_ns', duration),
     ('all is filled after', 'fill_ns', duration),
+    ('  for each 2 MiB', 'piece_ns', duration),
     ('  bytes/s', 'bytes_per_s', lambda b: '%.2f GB/s' % (b / 1e9)),
     ('  one memcpy', 'copy_ns', duration),
     ('  in memcpys', 'fill_copies', _times),
