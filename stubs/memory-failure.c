@@ -13,6 +13,13 @@ MemoryFailureResult memory_failure_deliver(CPUState *cpu, hwaddr gpa,
     return MEMORY_FAILURE_UNABLE;
 }
 
+MemoryFailureResult memory_failure_inform(const hwaddr *gpas, size_t count,
+                                          size_t *told)
+{
+    *told = 0;
+    return MEMORY_FAILURE_UNABLE;
+}
+
 void memory_failure_reset(void)
 {
 }

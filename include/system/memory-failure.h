@@ -14,17 +14,18 @@
 #include "exec/hwaddr.h"
 #include "hw/core/cpu.h"
 
+/* More pages than this are not worth collecting for memory_failure_inform() */
+#define MEMORY_FAILURE_INFORM_MAX 16
+
 /**
- * MemoryFailureKind: why the guest is told
+ * MemoryFailureKind: how sure it is that the virtual CPU is at the access
  *
- * @MEMORY_FAILURE_OPTIONAL: for its information; nobody touched the page
  * @MEMORY_FAILURE_FAULT: the virtual CPU left the guest at an access to the
  *     page.  The access may belong to something that does not run any more
  *     (asynchronous page fault of KVM).
  * @MEMORY_FAILURE_ACCESS: the virtual CPU is at the access itself
  */
 typedef enum MemoryFailureKind {
-    MEMORY_FAILURE_OPTIONAL,
     MEMORY_FAILURE_FAULT,
     MEMORY_FAILURE_ACCESS,
 } MemoryFailureKind;
@@ -47,16 +48,29 @@ typedef enum MemoryFailureResult {
 } MemoryFailureResult;
 
 /**
- * memory_failure_deliver: tell the guest of one lost page
+ * memory_failure_deliver: tell a virtual CPU of the lost page that it touched
  *
- * @cpu: the virtual CPU that touched it; NULL for MEMORY_FAILURE_OPTIONAL
+ * @cpu: the virtual CPU
  * @gpa: guest-physical address, 4 KiB aligned
- * @kind: why
+ * @kind: see there
  *
- * Context: BQL; the thread of @cpu, or the main thread if it is NULL.
+ * Context: BQL; the thread of @cpu.
  */
 MemoryFailureResult memory_failure_deliver(CPUState *cpu, hwaddr gpa,
                                            MemoryFailureKind kind);
+
+/**
+ * memory_failure_inform: tell the guest of lost pages that nobody touched
+ *
+ * @gpas: guest-physical addresses, 4 KiB aligned
+ * @count: how many, at least one
+ * @told: set to how many of them, from the first one on, the guest is told of
+ *
+ * Context: BQL; main thread.
+ * Returns: MEMORY_FAILURE_TOLD if it is told of at least one.
+ */
+MemoryFailureResult memory_failure_inform(const hwaddr *gpas, size_t count,
+                                          size_t *told);
 
 /**
  * memory_failure_reset: forget everything about earlier deliveries

@@ -31,50 +31,52 @@
 /* How long an MMIO exit is held back for a guest that does not acknowledge. */
 #define RAS_MMIO_HOLD_NS (5 * NANOSECONDS_PER_SECOND)
 
-/* Finds a lost page that the guest was not told of. */
-static bool ras_find_untold(HugetlbfsRas *ras, RasPage **found,
-                            uint64_t *offset, hwaddr *gpa)
+/*
+ * Marks up to MEMORY_FAILURE_INFORM_MAX lost pages that the guest does not
+ * know of as told.  Returns how many.
+ */
+static size_t ras_take_untold(HugetlbfsRas *ras, hwaddr *gpas)
 {
     RasBackend *backend;
     RasPage *page;
+    size_t n = 0;
 
     QTAILQ_FOREACH(backend, &ras->backends, next) {
         QTAILQ_FOREACH(page, &backend->pages, next) {
             uint64_t at = page->offset;
 
-            for (; ras_page_next_untold(page, &at); at += RAS_TOLD_SIZE) {
-                if (ras_gpa(backend, at, gpa)) {
-                    *found = page;
-                    *offset = at;
-                    return true;
+            for (; n < MEMORY_FAILURE_INFORM_MAX &&
+                   ras_page_next_untold(page, &at); at += RAS_TOLD_SIZE) {
+                if (ras_gpa(backend, at, &gpas[n])) {
+                    ras_page_set_told(page, at, true);
+                    n++;
                 }
             }
         }
     }
-    return false;
+    return n;
 }
 
 /*
  * The lock is dropped while the guest is told, since that may stop virtual
  * CPUs; the BQL keeps pages from being removed.
  */
-static MemoryFailureResult ras_tell_one(HugetlbfsRas *ras)
+static MemoryFailureResult ras_tell_some(HugetlbfsRas *ras)
 {
+    hwaddr gpas[MEMORY_FAILURE_INFORM_MAX];
     MemoryFailureResult result;
-    RasPage *page;
-    uint64_t offset;
-    hwaddr gpa;
+    size_t count, told;
 
     WITH_QEMU_LOCK_GUARD(&ras->lock) {
-        if (!ras_find_untold(ras, &page, &offset, &gpa)) {
-            return MEMORY_FAILURE_UNABLE;
-        }
-        ras_page_set_told(page, offset, true);
+        count = ras_take_untold(ras, gpas);
     }
-    result = memory_failure_deliver(NULL, gpa, MEMORY_FAILURE_OPTIONAL);
-    trace_hugetlbfs_ras_optional(gpa, result);
-    if (result != MEMORY_FAILURE_TOLD) {
-        hugetlbfs_ras_untell(gpa);
+    if (!count) {
+        return MEMORY_FAILURE_UNABLE;
+    }
+    result = memory_failure_inform(gpas, count, &told);
+    trace_hugetlbfs_ras_optional(gpas[0], count, told, result);
+    for (size_t i = told; i < count; i++) {
+        hugetlbfs_ras_untell(gpas[i]);
     }
     if (result == MEMORY_FAILURE_UNABLE) {
         warn_report_once("hugetlbfs-ras: this guest cannot be told of lost "
@@ -86,19 +88,19 @@ static MemoryFailureResult ras_tell_one(HugetlbfsRas *ras)
 static void ras_delivery_timer(void *opaque)
 {
     HugetlbfsRas *ras = opaque;
-    MemoryFailureResult result;
+    MemoryFailureResult result = ras_tell_some(ras);
 
-    do {
-        result = ras_tell_one(ras);
-    } while (result == MEMORY_FAILURE_TOLD);
-
+    while (result == MEMORY_FAILURE_TOLD) {
+        ras->retry_ms = RAS_OPTIONAL_MIN_MS;
+        result = ras_tell_some(ras);
+    }
     if (result == MEMORY_FAILURE_UNABLE) {
         timer_del(ras->timer);
         return;
     }
-    ras->retry_ms = MIN(ras->retry_ms * 2, RAS_OPTIONAL_MAX_MS);
     timer_mod(ras->timer, qemu_clock_get_ms(QEMU_CLOCK_VIRTUAL) +
               ras->retry_ms);
+    ras->retry_ms = MIN(ras->retry_ms * 2, RAS_OPTIONAL_MAX_MS);
 }
 
 void ras_delivery_kick(HugetlbfsRas *ras)

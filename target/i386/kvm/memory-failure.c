@@ -147,9 +147,13 @@ static void x86_warn_amd(CPUX86State *env)
     }
 }
 
-static MemoryFailureResult x86_deliver_optional(hwaddr gpa)
+/* One machine check reports one page. */
+MemoryFailureResult memory_failure_inform(const hwaddr *gpas, size_t count,
+                                          size_t *told)
 {
     CPUState *cs;
+
+    *told = 0;
 
     CPU_FOREACH(cs) {
         X86CPU *cpu = X86_CPU(cs);
@@ -159,8 +163,9 @@ static MemoryFailureResult x86_deliver_optional(hwaddr gpa)
             return MEMORY_FAILURE_UNABLE;
         }
         if (!x86_any_cpu(cs, x86_mce_disabled)) {
-            kvm_mce_inject(cpu, gpa, BUS_MCEERR_AO);
-            trace_memory_failure_told(cs->cpu_index, gpa, false);
+            kvm_mce_inject(cpu, gpas[0], BUS_MCEERR_AO);
+            trace_memory_failure_told(cs->cpu_index, gpas[0], false);
+            *told = 1;
             return MEMORY_FAILURE_TOLD;
         }
         if (!IS_AMD_CPU(env)) {
@@ -192,14 +197,9 @@ static bool x86_same_fault(CPUState *cs, hwaddr gpa)
 MemoryFailureResult memory_failure_deliver(CPUState *cs, hwaddr gpa,
                                            MemoryFailureKind kind)
 {
+    X86CPU *cpu = X86_CPU(cs);
     X86LastFault *last;
-    X86CPU *cpu;
 
-    if (kind == MEMORY_FAILURE_OPTIONAL) {
-        return x86_deliver_optional(gpa);
-    }
-
-    cpu = X86_CPU(cs);
     if (!(cpu->env.mcg_cap & MCG_SER_P)) {
         return MEMORY_FAILURE_UNABLE;
     }
