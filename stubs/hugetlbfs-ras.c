@@ -89,6 +89,11 @@ bool hugetlbfs_ras_retry_emulation(void)
     return false;
 }
 
+bool hugetlbfs_ras_lost_at(hwaddr gpa, size_t length)
+{
+    return false;
+}
+
 void hugetlbfs_ras_untell(hwaddr gpa)
 {
 }

@@ -1,19 +1,11 @@
 /*
- * Intake of memory failures, for a QEMU without KVM
+ * Intake of memory failures, compiled out (--disable-hugetlbfs-ras)
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
 #include "system/sigbus-intake.h"
-
-bool sigbus_intake_start(Error **errp)
-{
-    error_setg(errp, "this QEMU was built without KVM, which passes on memory "
-               "failures");
-    return false;
-}
 
 bool sigbus_intake_signal(const siginfo_t *si)
 {
@@ -25,26 +17,12 @@ SigbusVerdict sigbus_intake_ask(SigbusReport *report)
     return SIGBUS_VERDICT_STOCK;
 }
 
-bool sigbus_intake_post(const SigbusReport *report)
+bool sigbus_intake_vcpu_enter(void)
 {
     return false;
 }
 
-void sigbus_intake_next(SigbusReport *report)
+bool sigbus_intake_vcpu_leave(SigbusReport *report)
 {
-    g_assert_not_reached();
-}
-
-void sigbus_intake_answer(SigbusReport *report, SigbusVerdict verdict)
-{
-}
-
-uint64_t sigbus_intake_taken(void)
-{
-    return 0;
-}
-
-uint64_t sigbus_intake_dropped(void)
-{
-    return 0;
+    return false;
 }

@@ -201,6 +201,16 @@ bool hugetlbfs_ras_mmio(CPUState *cpu, hwaddr gpa, void *data, unsigned len,
 bool hugetlbfs_ras_retry_emulation(void);
 
 /**
+ * hugetlbfs_ras_lost_at: is any of this guest memory lost?
+ *
+ * @gpa: guest-physical address
+ * @length: bytes
+ *
+ * For code that must not touch lost memory.
+ */
+bool hugetlbfs_ras_lost_at(hwaddr gpa, size_t length);
+
+/**
  * hugetlbfs_ras_untell: a page counts as not reported to the guest again
  *
  * @gpa: guest-physical address of a lost page

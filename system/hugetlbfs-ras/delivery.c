@@ -237,16 +237,29 @@ static MemoryFailureResult ras_deliver(CPUState *cpu, void *host,
     return result;
 }
 
-void hugetlbfs_ras_touch(CPUState *cpu, void *host)
+/* As ras_deliver(), without the BQL; waits a little if the guest is busy. */
+static MemoryFailureResult ras_deliver_unlocked(CPUState *cpu, void *host,
+                                                MemoryFailureKind kind)
 {
     MemoryFailureResult result;
 
     bql_lock();
-    result = ras_deliver(cpu, host, MEMORY_FAILURE_FAULT);
+    result = ras_deliver(cpu, host, kind);
     bql_unlock();
     if (result == MEMORY_FAILURE_BUSY) {
         g_usleep(1000);
     }
+    return result;
+}
+
+MemoryFailureResult ras_touch(CPUState *cpu, void *host)
+{
+    return ras_deliver_unlocked(cpu, host, MEMORY_FAILURE_FAULT);
+}
+
+void hugetlbfs_ras_touch(CPUState *cpu, void *host)
+{
+    ras_touch(cpu, host);
 }
 
 void *ras_gpa_to_host(hwaddr gpa)
@@ -279,43 +292,49 @@ void hugetlbfs_ras_untell(hwaddr gpa)
     }
 }
 
-bool hugetlbfs_ras_mmio(CPUState *cpu, hwaddr gpa, void *data, unsigned len,
-                        bool is_write)
+bool hugetlbfs_ras_lost_at(hwaddr gpa, size_t length)
 {
     HugetlbfsRas *ras = &hugetlbfs_ras;
-    MemoryFailureResult result;
-    int64_t start;
-    uint64_t offset;
-    void *host;
+    hwaddr end = gpa + length;
 
     if (likely(!qatomic_read(&ras->lost_pages))) {
         return false;
     }
-    host = ras_gpa_to_host(gpa);
-    if (!host) {
-        return false;
-    }
-    WITH_QEMU_LOCK_GUARD(&ras->lock) {
-        if (!ras_lost_page_at(ras, host, &offset)) {
-            return false;
+    for (; gpa < end; gpa = QEMU_ALIGN_DOWN(gpa, RAS_TOLD_SIZE) +
+                            RAS_TOLD_SIZE) {
+        void *host = ras_gpa_to_host(gpa);
+        uint64_t offset;
+
+        QEMU_LOCK_GUARD(&ras->lock);
+        if (host && ras_lost_page_at(ras, host, &offset)) {
+            return true;
         }
+    }
+    return false;
+}
+
+bool hugetlbfs_ras_mmio(CPUState *cpu, hwaddr gpa, void *data, unsigned len,
+                        bool is_write)
+{
+    MemoryFailureResult result;
+    int64_t start;
+    void *host;
+
+    if (likely(!hugetlbfs_ras_lost_at(gpa, 1))) {
+        return false;
     }
 
     /* KVM finishes the instruction with this, so the error must come first. */
+    host = ras_gpa_to_host(gpa);
     start = get_clock();
     do {
-        bql_lock();
-        result = ras_deliver(cpu, host, MEMORY_FAILURE_ACCESS);
-        bql_unlock();
-        if (result == MEMORY_FAILURE_BUSY) {
-            g_usleep(1000);
-        }
+        result = ras_deliver_unlocked(cpu, host, MEMORY_FAILURE_ACCESS);
     } while (result == MEMORY_FAILURE_BUSY &&
              get_clock() - start < RAS_MMIO_HOLD_NS);
     if (result != MEMORY_FAILURE_TOLD) {
         error_report("CPU %d touched lost memory at guest address 0x%"
-                     HWADDR_PRIx " and did not finish its previous machine "
-                     "check", cpu->cpu_index, gpa);
+                     HWADDR_PRIx " and the guest did not acknowledge its "
+                     "previous error", cpu->cpu_index, gpa);
         qemu_system_reset_request(SHUTDOWN_CAUSE_GUEST_RESET);
     }
     if (!is_write) {

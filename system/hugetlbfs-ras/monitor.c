@@ -171,14 +171,30 @@ static GPtrArray *ras_inject_hosts(HugetlbfsRas *ras, uint64List *addresses,
     return g_steal_pointer(&hosts);
 }
 
-/* In the thread of a virtual CPU, as if it had left the guest at the page. */
+static void ras_inject_touch_on_cpu(void *host);
+
+/* In the thread of a virtual CPU, as if it had left the guest at the page */
 static void ras_inject_touch(CPUState *cpu, run_on_cpu_data data)
 {
+    MemoryFailureResult result;
+
     bql_unlock();
-    /* Twice: the first time could be an asynchronous page fault. */
-    hugetlbfs_ras_touch(cpu, data.host_ptr);
-    hugetlbfs_ras_touch(cpu, data.host_ptr);
+    result = ras_touch(cpu, data.host_ptr);
+    if (result == MEMORY_FAILURE_LATER) {
+        /* The first time could be an asynchronous page fault. */
+        result = ras_touch(cpu, data.host_ptr);
+    }
     bql_lock();
+    if (result == MEMORY_FAILURE_BUSY) {
+        /* It would not get past the page; but it must be able to stop. */
+        aio_bh_schedule_oneshot(qemu_get_aio_context(),
+                                ras_inject_touch_on_cpu, data.host_ptr);
+    }
+}
+
+static void ras_inject_touch_on_cpu(void *host)
+{
+    async_run_on_cpu(first_cpu, ras_inject_touch, RUN_ON_CPU_HOST_PTR(host));
 }
 
 void qmp_x_hugetlbfs_ras_inject(uint64List *addresses, bool action_required,
@@ -221,7 +237,6 @@ void qmp_x_hugetlbfs_ras_inject(uint64List *addresses, bool action_required,
     }
 
     for (int i = 0; action_required && i < hosts->len; i++) {
-        async_run_on_cpu(first_cpu, ras_inject_touch,
-                         RUN_ON_CPU_HOST_PTR(g_ptr_array_index(hosts, i)));
+        ras_inject_touch_on_cpu(g_ptr_array_index(hosts, i));
     }
 }

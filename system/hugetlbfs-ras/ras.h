@@ -29,6 +29,7 @@
 #include "exec/ramlist.h"
 #include "qapi/qapi-types-hugetlbfs-ras.h"
 #include "system/hostmem.h"
+#include "system/memory-failure.h"
 #include "system/sigbus-intake.h"
 
 /*
@@ -255,6 +256,8 @@ void ras_delivery_kick(HugetlbfsRas *ras);
 /* reset.c */
 void ras_reset_init(HugetlbfsRas *ras);
 
+/* hugetlbfs_ras_touch(), with what came of it */
+MemoryFailureResult ras_touch(CPUState *cpu, void *host);
 /* Host-virtual address of guest RAM, NULL if @gpa is something else. */
 void *ras_gpa_to_host(hwaddr gpa);
 
