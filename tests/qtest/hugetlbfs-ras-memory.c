@@ -10,63 +10,64 @@
 #include "qemu/cutils.h"
 #include "hugetlbfs-ras-vm.h"
 
-static uint64_t ras_pattern(uint64_t gpa, uint64_t seed)
+static uint64_t ras_pattern(uint64_t offset, uint64_t seed)
 {
-    return (gpa + 8 + (seed << 40)) * UINT64_C(0x9e3779b97f4a7c15);
+    return (offset + 8 + (seed << 40)) * UINT64_C(0x9e3779b97f4a7c15);
 }
 
 /* libqtest takes quadratic time for long answers. */
 #define CHUNK (64 * KiB)
 
-void ras_pattern_write(RasVm *vm, uint64_t gpa, size_t size, uint64_t seed)
+void ras_pattern_write(RasVm *vm, uint64_t offset, size_t size, uint64_t seed)
 {
     uint64_t buf[CHUNK / sizeof(uint64_t)];
 
-    for (size_t n; size; gpa += n, size -= n) {
+    for (size_t n; size; offset += n, size -= n) {
         n = MIN(size, CHUNK);
         for (size_t i = 0; i < n; i += sizeof(uint64_t)) {
-            buf[i / sizeof(uint64_t)] = ras_pattern(gpa + i, seed);
+            buf[i / sizeof(uint64_t)] = ras_pattern(offset + i, seed);
         }
-        qtest_bufwrite(vm->qts, gpa, buf, n);
+        qtest_bufwrite(vm->qts, ras_base() + offset, buf, n);
     }
 }
 
-void ras_pattern_check(RasVm *vm, uint64_t gpa, size_t size, uint64_t seed)
+void ras_pattern_check(RasVm *vm, uint64_t offset, size_t size, uint64_t seed)
 {
     uint64_t buf[CHUNK / sizeof(uint64_t)];
 
-    for (size_t n; size; gpa += n, size -= n) {
+    for (size_t n; size; offset += n, size -= n) {
         n = MIN(size, CHUNK);
-        qtest_bufread(vm->qts, gpa, buf, n);
-        ras_pattern_check_buffer(buf, gpa, n, seed);
+        qtest_bufread(vm->qts, ras_base() + offset, buf, n);
+        ras_pattern_check_buffer(buf, offset, n, seed);
     }
 }
 
-void ras_pattern_check_buffer(const void *buf, uint64_t gpa, size_t size,
+void ras_pattern_check_buffer(const void *buf, uint64_t offset, size_t size,
                               uint64_t seed)
 {
     for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
         g_assert_cmphex(ldq_he_p((const char *)buf + i), ==,
-                        ras_pattern(gpa + i, seed));
+                        ras_pattern(offset + i, seed));
     }
 }
 
-void ras_zero_check(RasVm *vm, uint64_t gpa, size_t size)
+void ras_zero_check(RasVm *vm, uint64_t offset, size_t size)
 {
     uint8_t buf[CHUNK];
 
-    for (size_t n; size; gpa += n, size -= n) {
+    for (size_t n; size; offset += n, size -= n) {
         n = MIN(size, CHUNK);
-        qtest_bufread(vm->qts, gpa, buf, n);
+        qtest_bufread(vm->qts, ras_base() + offset, buf, n);
         for (size_t i = 0; i < n; i += sizeof(uint64_t)) {
             g_assert_cmphex(ldq_he_p(buf + i), ==, 0);
         }
     }
 }
 
-char *ras_smaps(RasVm *vm, uint64_t gpa)
+char *ras_smaps(RasVm *vm, uint64_t offset)
 {
-    g_autofree char *hmp = qtest_hmp(vm->qts, "gpa2hva 0x%" PRIx64, gpa);
+    g_autofree char *hmp = qtest_hmp(vm->qts, "gpa2hva 0x%" PRIx64,
+                                      ras_base() + offset);
     g_autofree char *path = g_strdup_printf("/proc/%d/smaps",
                                             (int)qtest_pid(vm->qts));
     const char *at = strstr(hmp, " is ");
@@ -92,18 +93,18 @@ char *ras_smaps(RasVm *vm, uint64_t gpa)
     return g_string_free(entry, false);
 }
 
-uint64_t ras_kernel_page_size(RasVm *vm, uint64_t gpa)
+uint64_t ras_kernel_page_size(RasVm *vm, uint64_t offset)
 {
-    g_autofree char *smaps = ras_smaps(vm, gpa);
+    g_autofree char *smaps = ras_smaps(vm, offset);
     const char *line = strstr(smaps, "KernelPageSize:");
 
     g_assert(line);
     return g_ascii_strtoull(line + strlen("KernelPageSize:"), NULL, 10) * KiB;
 }
 
-bool ras_vm_flag(RasVm *vm, uint64_t gpa, const char *flag)
+bool ras_vm_flag(RasVm *vm, uint64_t offset, const char *flag)
 {
-    g_autofree char *smaps = ras_smaps(vm, gpa);
+    g_autofree char *smaps = ras_smaps(vm, offset);
     g_autofree char *word = g_strdup_printf(" %s ", flag);
     const char *line = strstr(smaps, "VmFlags:");
 

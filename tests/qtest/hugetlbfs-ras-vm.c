@@ -40,6 +40,22 @@ static void ras_vm_abort(void *opaque)
     unlink(vm->log);
 }
 
+static bool ras_is_arm(void)
+{
+    return !strcmp(qtest_get_arch(), "aarch64");
+}
+
+const char *ras_machine(void)
+{
+    return ras_is_arm() ? "virt,ras=on" : "q35";
+}
+
+/* The memory map of hw/arm/virt.c: VIRT_MEM */
+uint64_t ras_base(void)
+{
+    return ras_is_arm() ? 1 * GiB : 0;
+}
+
 RasVm *ras_vm_start_raw(long pages, const char *args)
 {
     g_autofree char *bios = ras_guest_bios();
@@ -56,7 +72,8 @@ RasVm *ras_vm_start_raw(long pages, const char *args)
     close(fd);
     qtest_add_abrt_handler(ras_vm_abort, vm);
     vm->qts = qtest_initf("-nodefaults -vga none -net none -bios %s "
-                          "%s 2>%s", bios, args, vm->log);
+                          "%s %s 2>%s", bios,
+                          ras_is_arm() ? "-cpu cortex-a57" : "", args, vm->log);
     qtest_qmp_set_event_callback(vm->qts, ras_vm_event, vm);
     return vm;
 }
@@ -66,9 +83,9 @@ RasVm *ras_vm_start(const char *backend, const char *args)
     /* All tests must pass in either way. */
     const char *mode = g_getenv("HUGETLBFS_RAS_MODE") ?: "auto";
     g_autofree char *all = g_strdup_printf(
-        "-machine q35,memory-backend=mem0 -m 64M -object memory-backend-memfd,"
+        "-machine %s,memory-backend=mem0 -m 64M -object memory-backend-memfd,"
         "id=mem0,size=64M,hugetlb=on,hugetlbsize=2M,x-hugetlbfs-ras-mode=%s%s "
-        "%s", mode, backend, args);
+        "%s", ras_machine(), mode, backend, args);
 
     return ras_vm_start_raw(RAS_VM_PAGES + 1, all);
 }
@@ -197,13 +214,13 @@ char *ras_qmp_error(RasVm *vm, const char *fmt, ...)
     return text;
 }
 
-void ras_inject(RasVm *vm, const uint64_t *gpas, size_t n,
+void ras_inject(RasVm *vm, const uint64_t *offsets, size_t n,
                 bool action_required)
 {
     QList *list = qlist_new();
 
     for (size_t i = 0; i < n; i++) {
-        qlist_append(list, qnum_from_uint(gpas[i]));
+        qlist_append(list, qnum_from_uint(ras_base() + offsets[i]));
     }
     qobject_unref(ras_qmp(vm, "{ 'execute': 'x-hugetlbfs-ras-inject',"
                           "  'arguments': { 'addresses': %p,"
@@ -211,9 +228,9 @@ void ras_inject(RasVm *vm, const uint64_t *gpas, size_t n,
                           list, action_required));
 }
 
-void ras_inject_one(RasVm *vm, uint64_t gpa)
+void ras_inject_one(RasVm *vm, uint64_t offset)
 {
-    ras_inject(vm, &gpa, 1, false);
+    ras_inject(vm, &offset, 1, false);
 }
 
 /* An answer comes behind the events that were sent before it. */
@@ -295,15 +312,15 @@ void ras_expect_page(QDict *page, const RasExpect *expect)
     for (const RasLost *l = expect->lost; l->size; l++) {
         qlist_append(lost, qdict_from_jsonf_nofail(
             "{ 'offset': %" PRIu64 ", 'gpa': %" PRIu64 ", 'size': %" PRIu64
-            "}", l->offset, l->offset, l->size));
+            "}", l->offset, ras_base() + l->offset, l->size));
         size += l->size;
     }
     expected = qdict_from_jsonf_nofail(
         "{ 'backend': 'mem0', 'offset': %" PRIu64 ", 'gpa': %" PRIu64 ","
         "  'page-size': %" PRIu64 ", 'state': 'split', 'lost': %p,"
         "  'untold': %" PRIu64 ", 'salvaged': %" PRIu64 " }",
-        expect->offset, expect->offset, (uint64_t)HUGE_PAGE, lost,
-        expect->untold, (uint64_t)HUGE_PAGE - size);
+        expect->offset, ras_base() + expect->offset, (uint64_t)HUGE_PAGE,
+        lost, expect->untold, (uint64_t)HUGE_PAGE - size);
 
     /* Whatever it is, it is there. */
     g_assert_cmpint(qdict_get_int(got, "longest-stall"), >=, 0);

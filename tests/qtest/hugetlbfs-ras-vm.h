@@ -16,8 +16,17 @@
 #define SMALL_PAGE (4 * KiB)
 #define SMALL_PAGES (HUGE_PAGE / SMALL_PAGE)
 
-/* mem0 of ras_vm_start(): guest-physical addresses are offsets in it. */
+/* Huge pages of mem0 of ras_vm_start() */
 #define RAS_VM_PAGES 32
+
+/**
+ * ras_machine: the machine type under test, with its options
+ * ras_base: guest-physical address of mem0
+ *
+ * The other functions here take offsets in mem0 for addresses.
+ */
+const char *ras_machine(void);
+uint64_t ras_base(void);
 
 /**
  * RasVm: a QEMU, every event it sent, and what it printed
@@ -53,7 +62,7 @@ void ras_pool_refill(void);
 long ras_pool_free(void);
 
 /**
- * ras_vm_start: a q35 with 64 MiB of "mem0" on huge pages
+ * ras_vm_start: a machine with 64 MiB of "mem0" on huge pages
  *
  * @backend: more properties of mem0, with a comma before each, or ""
  * @args: more arguments, or ""
@@ -88,10 +97,10 @@ QDict *ras_qmp(RasVm *vm, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 /* Executes a command that must fail, and returns the text. */
 char *ras_qmp_error(RasVm *vm, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 
-void ras_inject(RasVm *vm, const uint64_t *gpas, size_t n,
+void ras_inject(RasVm *vm, const uint64_t *offsets, size_t n,
                 bool action_required);
 /* One page, action optional. */
-void ras_inject_one(RasVm *vm, uint64_t gpa);
+void ras_inject_one(RasVm *vm, uint64_t offset);
 
 int ras_event_count(RasVm *vm, const char *name);
 void ras_event_wait(RasVm *vm, const char *name, int count);
@@ -137,13 +146,11 @@ uint64_t ras_untold(RasVm *vm);
 /**
  * ras_smaps: the entry of the QEMU process for a piece of mem0
  *
- * @gpa: guest-physical address
- *
  * Returns: the text of the entry of /proc/PID/smaps.
  */
-char *ras_smaps(RasVm *vm, uint64_t gpa);
-uint64_t ras_kernel_page_size(RasVm *vm, uint64_t gpa);
-bool ras_vm_flag(RasVm *vm, uint64_t gpa, const char *flag);
+char *ras_smaps(RasVm *vm, uint64_t offset);
+uint64_t ras_kernel_page_size(RasVm *vm, uint64_t offset);
+bool ras_vm_flag(RasVm *vm, uint64_t offset, const char *flag);
 
 /**
  * ras_guest_bios: what the guest runs if the accelerator is not qtest
@@ -174,17 +181,18 @@ typedef struct GuestMce {
     uint64_t pad[3];
 } GuestMce;
 
-/* The pattern: every word tells its address and @seed. */
-void ras_pattern_write(RasVm *vm, uint64_t gpa, size_t size, uint64_t seed);
-void ras_pattern_check(RasVm *vm, uint64_t gpa, size_t size, uint64_t seed);
-void ras_pattern_check_buffer(const void *buf, uint64_t gpa, size_t size,
+/* The pattern: every word tells its offset and @seed. */
+void ras_pattern_write(RasVm *vm, uint64_t offset, size_t size, uint64_t seed);
+void ras_pattern_check(RasVm *vm, uint64_t offset, size_t size, uint64_t seed);
+void ras_pattern_check_buffer(const void *buf, uint64_t offset, size_t size,
                               uint64_t seed);
-void ras_zero_check(RasVm *vm, uint64_t gpa, size_t size);
+void ras_zero_check(RasVm *vm, uint64_t offset, size_t size);
 
 /* Cases in the other files */
 void ras_add_refusal_tests(void);
 void ras_add_reset_tests(void);
 void ras_add_user_tests(void);
 void ras_add_mce_tests(void);
+void ras_add_ghes_tests(void);
 
 #endif /* TESTS_HUGETLBFS_RAS_VM_H */
