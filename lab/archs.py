@@ -2,6 +2,9 @@
 """What differs between the architectures of the lab."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from project import cross, layout
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,22 @@ class Arch:
     host_console: str
     guest_machine: tuple    # arguments of the QEMU under test
     guest_console: str      # on the guest kernel's command line
+    guest_firmware: tuple = ()      # arguments; none: QEMU's default
     guest_kernel_options: str = ''
     host_kernel_options: str = ''
+    host_qemu: Path = None  # emulates the host; None: the QEMU under test
+    cper: bool = False      # errors reach the guest in firmware's records
+
+    @property
+    def qemu(self):
+        """The QEMU under test, made by `make qemu`."""
+        return layout.BUILD / self.name / ('qemu-system-' + self.name)
+
+    @property
+    def told(self):
+        """What errors are called that the guest's kernel was told of."""
+        return ('errors told to the guest' if self.cper else
+                'machine checks in the guest')
 
 
 X86_64 = Arch(
@@ -46,4 +63,30 @@ X86_64 = Arch(
     guest_kernel_options='no_timer_check tsc=reliable',
 )
 
-ARCHS = {a.name: a for a in (X86_64,)}
+AARCH64 = Arch(
+    name='aarch64',
+    debian='arm64',
+    cc='aarch64-linux-gnu-gcc',
+    strip='aarch64-linux-gnu-strip',
+    libraries=(str(cross.LIBRARIES),),
+    host_package='linux-image-arm64',
+    guest_package='linux-image-cloud-arm64',
+    host_modules=('hwpoison-inject',),
+    guest_modules=('virtio_blk',),
+    firmware_packages=('qemu-efi-aarch64',),
+    firmware=('QEMU_EFI.fd',),
+    host_qemu=layout.BUILD / 'x86_64' / 'qemu-system-aarch64',
+    # emulating pointer authentication costs more than all the rest
+    host_machine=('-machine', 'virt,virtualization=on,gic-version=3',
+                  '-cpu', 'max,pauth=off'),
+    host_console='ttyAMA0',
+    guest_machine=('-machine', 'virt,ras=on,gic-version=host', '-cpu', 'host'),
+    guest_console='earlycon console=hvc0',
+    # ACPI, and with it the error records, come from the firmware
+    guest_firmware=('-bios', 'QEMU_EFI.fd'),
+    # no second console, on a serial port that costs an exit per character
+    guest_kernel_options='acpi=nospcr log_buf_len=1M',
+    cper=True,
+)
+
+ARCHS = {a.name: a for a in (X86_64, AARCH64)}

@@ -21,6 +21,7 @@ class Case:
     recovery: bool = True   # what it tests is the recovery itself
     mode: str = None        # x-hugetlbfs-ras-mode
     huge_pages: int = 1     # free ones that it needs, at least
+    archs: tuple = ('x86_64', 'aarch64')
 
 
 @dataclass
@@ -68,7 +69,10 @@ def self_test(lab):
 
 
 def control(lab):
-    with lab.vm(ras='off', silent=True) as vm:
+    # QEMU aborts when a second vCPU touches a bad page before the guest has
+    # acknowledged the record of the first one
+    vcpus = 1 if lab.host.assets.arch.cper else 2
+    with lab.vm(ras='off', silent=True, vcpus=vcpus) as vm:
         page = vm.blocks('A')[5] + 5 * PAGE
         vm.poison(page)
         lab.done(vm, pages_of(page), recovered=False)
@@ -151,20 +155,24 @@ def ordinary_user(lab):
                         '/dev/userfaultfd' in str(e))
 
 
+def as_new(lab, vm, page):
+    """After a reset nothing is left of the error in @page."""
+    lab.expect.ledger(vm, set())
+    lab.expect.page_sizes(vm, whole=[page])
+    seen = vm.guest_values('kcore', 120)
+    lab.expect.equal('failed reads of all memory', seen['failed'], 0)
+    seen = vm.guest_values('sweep 0x%x' % page, 120)
+    lab.expect.equal('corrupt words in all free memory', seen['corrupt'], 0)
+    lab.expect.nothing_lost(vm)
+
+
 def reset(lab):
     with lab.vm() as vm:
         page = vm.blocks('A')[5] + 5 * PAGE
         vm.poison(page)
         lab.done(vm, [page])
         vm.reset()
-        lab.expect.ledger(vm, set())
-        lab.expect.page_sizes(vm, whole=[page])
-        seen = vm.guest_values('kcore', 120)
-        lab.expect.equal('failed reads of all memory', seen['failed'], 0)
-        seen = vm.guest_values('sweep 0x%x' % page, 120)
-        lab.expect.equal('corrupt words in all free memory',
-                         seen['corrupt'], 0)
-        lab.expect.nothing_lost(vm)
+        as_new(lab, vm, page)
         # the feature works in the next life as well
         again = vm.blocks('A')[6] + 9 * PAGE
         vm.poison(again)

@@ -16,7 +16,7 @@ from assets import Assets
 from cases import HUGE
 from channel import Log
 from expect import Expect
-from host import CommandFailed, Host, HostFailed, check_tools
+from host import CommandFailed, Host, HostFailed, check_tools, find_qemus
 from picture import svg
 from run import POOLS
 from vm import PAGE, Dead, NoBoot, Vm
@@ -25,7 +25,7 @@ PAGES = HUGE // PAGE
 ROWS = (
     ('guest pages lost', lambda r: '%d of %d' % (r['lost'], PAGES)),
     ('bytes salvaged', lambda r: '%d of %d' % (r['salvaged'], HUGE)),
-    ('machine checks in the guest', lambda r: str(r['mce'])),
+    (None, lambda r: str(r['told'])),       # named by the architecture
     ('silent corruptions (words)', lambda r: str(r['corrupt'])),
     ('longest guest stall', lambda r: '%.0f ms' % r['stall_ms']),
     ('guest alive', lambda r: 'yes' if r['alive'] else 'NO'),
@@ -34,6 +34,9 @@ ROWS = (
 
 def watch(vm, step):
     """Show how far the guest is while it finds what it lost."""
+    if vm.cper:
+        return          # QEMU says nothing of it
+
     def progress():
         checks = sum('BUS_MCEERR_AR injected' in m for m in vm.messages)
         step.at('machine checks so far: %d' % checks)
@@ -47,7 +50,7 @@ def one_run(host, ras):
     host.logged_to(log)
     expect = Expect(log)
     vm = Vm(host, log, ras=ras, silent=True)
-    result = dict(lost=0, salvaged=0, mce=0, corrupt=0, stall_ms=0,
+    result = dict(lost=0, salvaged=0, told=0, corrupt=0, stall_ms=0,
                   alive=False, cells=set(), log=log.path)
     try:
         with contextlib.ExitStack() as stack:
@@ -75,17 +78,17 @@ def one_run(host, ras):
     return result
 
 
-def columns(off, on):
+def columns(arch, off, on):
     print()
     print('%-28s  %18s  %18s' % ('', 'recovery off', 'recovery on'))
     for what, value in ROWS:
-        print('%-28s  %18s  %18s' % (what, value(off), value(on)))
+        print('%-28s  %18s  %18s' % (what or arch.told, value(off), value(on)))
     print()
 
 
-def draw(path, off, on):
+def draw(arch, path, off, on):
     def lines(r):
-        return [(what, value(r)) for what, value in ROWS]
+        return [(what or arch.told, value(r)) for what, value in ROWS]
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(svg([
@@ -101,32 +104,31 @@ def main():
     p.add_argument('--arch', choices=sorted(ARCHS), default='x86_64')
     p.add_argument('--qemu', type=Path, help='QEMU under test')
     p.add_argument('--host-qemu', type=Path,
-                   help='QEMU that emulates the host (default: the same)')
+                   help='QEMU that emulates the host')
     p.add_argument('--svg', type=Path, help='the picture (default: '
                    'demo-ARCH.svg in the build directory)')
     args = p.parse_args()
-    qemu = args.qemu or layout.BUILD / args.arch / ('qemu-system-' + args.arch)
-    if not os.access(qemu, os.X_OK):
-        raise ui.Failure('no %s' % qemu, 'run `make qemu` first')
+    find_qemus(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    check_tools()
     start = time.monotonic()
     assets = Assets(ARCHS[args.arch])
+    check_tools(assets.arch)
     with layout.only_one(assets.dir / 'lock'):
         assets.prepare()
-        host = Host(assets, qemu, args.host_qemu, 'demo', **POOLS['2M'])
+        host = Host(assets, args.qemu, args.host_qemu, 'demo', **POOLS['2M'])
         with contextlib.ExitStack() as stack:
             try:
                 with ui.Step('start an emulated host with KVM'):
                     stack.enter_context(host)
                 if not host.has_property:
-                    raise ui.Failure('%s does not have the recovery' % qemu,
+                    raise ui.Failure('no recovery in %s' % args.qemu,
                                      'run `make qemu` first')
                 off, on = one_run(host, 'off'), one_run(host, 'on')
             except HostFailed as e:
                 raise ui.Failure(str(e)) from None
-    columns(off, on)
-    draw(args.svg or layout.BUILD / ('demo-%s.svg' % args.arch), off, on)
+    columns(assets.arch, off, on)
+    draw(assets.arch, args.svg or
+         layout.BUILD / ('demo-%s.svg' % args.arch), off, on)
     for name, r in (('off', off), ('on', on)):
         for f in r['failed']:
             print('recovery %s: unexpected: %s (log: %s)'

@@ -8,6 +8,7 @@ from vm import PAGE, Dead
 
 BUS_MCEERR = (4, 5)             # AR, AO
 HUGE = 2 << 20
+LOGGED = 2                      # records that Linux logs in five seconds
 
 
 class Expect:
@@ -40,27 +41,42 @@ class Expect:
         seen = vm.guest_values('wait 3', timeout)
         system = vm.guest_values('sys')
         lost = vm.lost()
+        told = vm.told()
         self.lost_pages = sorted(p['gpa'] for p in lost)
         self.numbers.update(
-            lost=seen['lost'], corrupt=seen['corrupt'], mce=system['mce'],
+            lost=seen['lost'], corrupt=seen['corrupt'], told=told,
             stall_ms=seen['longest_us'] / 1000, boots=vm.boots, alive=False)
         self.equal('guest pages lost', seen['lost'], len(pages))
         self.equal('corrupt words', seen['corrupt'], 0)
         self.equal('signals outside the test memory', seen['stray'], 0)
         self.equal('lost pages', self.lost_pages, sorted(pages))
+        self._signals(lost)
+        self.equal('memory that the guest retired (KiB)',
+                   system['corrupted_kib'], 4 * len(pages))
+        if recovered:
+            self.ledger(vm, pages, huge)
+            self.events(vm, pages)
+        if vm.cper:
+            self.equal('errors told', told, len(pages))
+            self._records(vm, pages)
+        self.healthy(vm)
+        self.numbers['alive'] = True
+
+    def _signals(self, lost):
         for what, good in (
                 ('si_code', lambda p: p['code'] in BUS_MCEERR),
                 ('si_addr_lsb', lambda p: p['lsb'] == 12),
                 ('si_addr', lambda p: p['expected'])):
             self.equal('signals with a wrong ' + what,
                        [p for p in lost if not good(p)], [])
-        self.equal('memory that the guest retired (KiB)',
-                   system['corrupted_kib'], 4 * len(pages))
-        if recovered:
-            self.ledger(vm, pages, huge)
-            self.events(vm, pages)
-        self.healthy(vm)
-        self.numbers['alive'] = True
+
+    def _records(self, vm, pages):
+        """Firmware's records name lost pages, as far as the guest logs them."""
+        named = {gpa for gpa, _ in vm.records()}
+        self.equal('healthy pages in records', sorted(named - pages), [])
+        self.true('a page in records', named)
+        if len(pages) <= LOGGED:
+            self.equal('pages in records', sorted(named), sorted(pages))
 
     def nothing_lost(self, vm):
         seen = vm.guest_values('wait 2')

@@ -6,10 +6,13 @@ port.  Further ports belong to the QEMU under test, which opens them itself:
 its monitor, its guest's console, its guest's test program, its messages.
 """
 
+import os
 import re
+import shutil
 import subprocess
 import time
 
+from archs import ARCHS
 from channel import Channel, Gone, TimedOut
 from project import ui
 
@@ -52,8 +55,7 @@ class Host:
 
     def __init__(self, assets, qemu, host_qemu, name, pagesize='2M',
                  memory_mib=1536, options=''):
-        self.assets, self.qemu = assets, qemu
-        self.host_qemu = host_qemu or qemu
+        self.assets, self.qemu, self.host_qemu = assets, qemu, host_qemu
         self.name, self.pagesize = name, pagesize
         self.memory_mib, self.options = memory_mib, options
         self.boots = 0
@@ -175,7 +177,18 @@ class Host:
         self.channels = {}
 
 
-def check_tools():
-    for tool in ('setpriv', 'readelf', 'gcc'):
-        if subprocess.run(['which', tool], capture_output=True).returncode:
+def find_qemus(args):
+    """Complete the options --qemu and --host-qemu by their defaults."""
+    arch = ARCHS[args.arch]
+    args.qemu = args.qemu or arch.qemu
+    args.host_qemu = args.host_qemu or arch.host_qemu or args.qemu
+    for path in (args.qemu, args.host_qemu):
+        if not os.access(path, os.X_OK):
+            raise ui.Failure('no %s' % path, 'run `make qemu ARCH=%s` first, '
+                             'or name a binary with --qemu' % args.arch)
+
+
+def check_tools(arch):
+    for tool in ('setpriv', 'readelf', arch.cc):
+        if not shutil.which(tool):
             raise ui.Failure('%s is missing' % tool, 'see the README')

@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'scripts'))
 
+import cross        # noqa: E402,F401
 import debian       # noqa: E402,F401
 import layout       # noqa: E402,F401
 import ui           # noqa: E402,F401

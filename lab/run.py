@@ -22,7 +22,7 @@ from assets import Assets
 from cases import CASES, Lab
 from channel import Log
 from expect import Expect
-from host import CommandFailed, Host, HostFailed, check_tools
+from host import CommandFailed, Host, HostFailed, check_tools, find_qemus
 from vm import Dead, NoBoot
 
 POOLS = {
@@ -31,7 +31,7 @@ POOLS = {
 }
 HOSTS = 3               # for a case, as long as nothing was injected
 COLUMNS = (('lost', 'pages lost', '%d'), ('corrupt', 'corrupt words', '%d'),
-           ('salvaged', 'salvaged bytes', '%d'), ('mce', 'machine checks', '%d'),
+           ('salvaged', 'salvaged bytes', '%d'), ('told', 'told', '%d'),
            ('stall_ms', 'longest stall ms', '%.1f'), ('boots', 'boots', '%d'))
 
 
@@ -149,7 +149,7 @@ def parse(argv):
     p.add_argument('--arch', choices=sorted(ARCHS), default='x86_64')
     p.add_argument('--qemu', type=Path, help='QEMU under test')
     p.add_argument('--host-qemu', type=Path,
-                   help='QEMU that emulates the host (default: the same)')
+                   help='QEMU that emulates the host')
     p.add_argument('--cases', help='names, separated by commas')
     p.add_argument('--list', action='store_true', help='list the cases')
     p.add_argument('--table', action='store_true',
@@ -157,37 +157,32 @@ def parse(argv):
     p.add_argument('--sabotage', choices=('off', 'flip'), default='',
                    help='test of the tests: switch recovery off, or flip a '
                    'bit of healthy memory; cases must fail')
-    args = p.parse_args(argv)
-    if not args.qemu:
-        args.qemu = layout.BUILD / args.arch / ('qemu-system-' + args.arch)
-    for path in (args.qemu, args.host_qemu):
-        if path and not os.access(path, os.X_OK):
-            raise ui.Failure('no %s' % path, 'run `make qemu` first, or name '
-                             'a binary with --qemu')
-    return args
+    return p.parse_args(argv)
 
 
-def chosen(names):
+def chosen(arch, names):
+    cases = [c for c in CASES if arch in c.archs]
     if not names:
-        return list(CASES)
+        return cases
     names = names.split(',')
-    unknown = set(names) - {c.name for c in CASES}
+    unknown = set(names) - {c.name for c in cases}
     if unknown:
-        raise ui.Failure('no case %s' % ' '.join(sorted(unknown)),
-                         '--list shows them')
-    return [c for c in CASES if c.name in names]
+        raise ui.Failure('no case %s for %s' % (' '.join(sorted(unknown)),
+                                                arch), '--list shows them')
+    return [c for c in cases if c.name in names]
 
 
 def main():
-    if '--list' in sys.argv:
-        for case in CASES:
-            print('%-8s %s' % (case.name, case.title))
-        return 0
     args = parse(sys.argv[1:])
-    cases = chosen(args.cases)
+    cases = chosen(args.arch, args.cases)
+    if args.list:
+        for case in cases:
+            print('%-9s %s' % (case.name, case.title))
+        return 0
+    find_qemus(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    check_tools()
     assets = Assets(ARCHS[args.arch])
+    check_tools(assets.arch)
     with contextlib.redirect_stdout(sys.stderr):
         assets.prepare()
     start = time.monotonic()

@@ -28,17 +28,25 @@ class Vm:
     @disks: a disk with a pattern (vda) and one with zeros (vdb)
     @silent: no kernel messages of the guest: a machine check writes seven
             lines to a slow console, which counts when there are 512
+    @machine: further properties of the machine
+    @firmware: False: without the firmware that the architecture prefers
+    @kernel_options: for the guest's kernel
     """
 
     def __init__(self, host, log, ras='on', memory_mib=512, share=True,
                  user=0, disks=False, silent=False, scanned_mib=64,
-                 quiet_mib=24, mode=None):
+                 quiet_mib=24, mode=None, machine='', firmware=True,
+                 kernel_options='', vcpus=2):
         self.host, self.log = host, log
+        self.arch = host.assets.arch
+        self.cper = self.arch.cper
         self.ras = ras if host.has_property else None
         self.mode = mode if host.has_property else None
         self.memory_mib, self.share = memory_mib, share
         self.user, self.disks, self.silent = user, disks, silent
         self.regions = (scanned_mib, quiet_mib)
+        self.machine, self.firmware = machine, firmware
+        self.kernel_options, self.vcpus = kernel_options, vcpus
         self.pid = 0
         self.boots = 0
         self.injected = False
@@ -107,10 +115,20 @@ class Vm:
         self.qmp('system_reset')
         self.wait_ready()
 
+    def _kernel_command_line(self):
+        return ('%s loglevel=4 panic=-1 nokaslr mitigations=off nowatchdog '
+                'audit=0 transparent_hugepage=never lab_scanned=%d '
+                'lab_quiet=%d lab_silent=%d %s %s' % (
+                    self.arch.guest_console, *self.regions, self.silent,
+                    self.arch.guest_kernel_options, self.kernel_options))
+
     def _arguments(self):
-        arch = self.host.assets.arch
-        machine = list(arch.guest_machine)
+        machine = list(self.arch.guest_machine)
         machine[1] += ',memory-backend=mem0'
+        if self.machine:
+            machine[1] += ',' + self.machine
+        if self.firmware:
+            machine += self.arch.guest_firmware
         backend = ('memory-backend-file,id=mem0,size=%dM,mem-path=/huge,'
                    'share=%s' % (self.memory_mib,
                                  'on' if self.share else 'off'))
@@ -118,16 +136,13 @@ class Vm:
             backend += ',hugetlbfs-ras=' + self.ras
         if self.mode and self.ras != 'off':
             backend += ',x-hugetlbfs-ras-mode=' + self.mode
-        append = ('%s loglevel=4 panic=-1 nokaslr mitigations=off nowatchdog audit=0 '
-                  'transparent_hugepage=never lab_scanned=%d lab_quiet=%d lab_silent=%d %s'
-                  % (arch.guest_console, *self.regions, self.silent,
-                     arch.guest_kernel_options))
         # threads are found by name, see _renice()
-        args = ['-name', 'lab,debug-threads=on', '-L', '/firmware', '-nodefaults', '-no-user-config',
-                '-display', 'none', '-accel', 'kvm', *machine, '-smp', '2',
+        args = ['-name', 'lab,debug-threads=on', '-L', '/firmware',
+                '-nodefaults', '-no-user-config', '-display', 'none',
+                '-accel', 'kvm', *machine, '-smp', str(self.vcpus),
                 '-m', '%dM' % self.memory_mib, '-object', backend,
                 '-kernel', '/guest/kernel', '-initrd', '/guest/initramfs',
-                '-append', append,
+                '-append', self._kernel_command_line(),
                 '-chardev', 'pipe,id=qmp,path=/dev/vport0p2',
                 '-mon', 'chardev=qmp,mode=control',
                 '-chardev', 'pipe,id=console,path=/dev/vport0p3,mux=on',
@@ -260,6 +275,17 @@ class Vm:
                            'code': int(code), 'lsb': int(lsb),
                            'expected': expected == '1'})
         return result
+
+    def told(self):
+        """How many errors the guest's kernel was told of."""
+        if self.cper:
+            return len(self.guest('failures'))
+        return self.guest_values('sys')['mce']
+
+    def records(self):
+        """Address and source of each error record that the guest logged."""
+        return [(int(gpa, 16), int(source)) for gpa, source in
+                (w.split(':') for w in self.guest('records'))]
 
     # -- errors
 

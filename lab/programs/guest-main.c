@@ -37,6 +37,8 @@ static const struct command {
     { "sys", probe_sys },
     { "kcore", probe_kcore },
     { "sweep", probe_sweep },
+    { "records", log_records },     /* of errors, from firmware */
+    { "failures", log_failures },   /* pages that the kernel gave up */
 };
 
 void say(const char *fmt, ...)

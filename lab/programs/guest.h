@@ -7,6 +7,7 @@
  * guest-scan.c   memory filled with a pattern, one scanning thread per vCPU
  * guest-dma.c    disk reads into chosen pages
  * guest-probe.c  what the guest kernel knows: counters, whole-memory reads
+ * guest-log.c    what it wrote of memory errors
  *
  * Every reply line starts with "ok" or "err"; lines that start with "#" are
  * for the log only.
@@ -54,5 +55,9 @@ void dma_stop(int argc, char **argv);
 void probe_sys(int argc, char **argv);
 void probe_kcore(int argc, char **argv);
 void probe_sweep(int argc, char **argv);
+
+/* guest-log.c */
+void log_records(int argc, char **argv);
+void log_failures(int argc, char **argv);
 
 #endif
