@@ -118,30 +118,33 @@ def _without_kvm(qemu):
     return wrapper
 
 
-def _run_qtests(group, jobs, stock, modes=('',)):
-    """@modes: run all in each of these ways of recovery"""
+def _run_qtests(group, jobs, stock, runs=(('x86_64', ''),)):
+    """@runs: targets and ways of recovery, each with all programs"""
     def run(report, items):
+        packages.ensure('check')
         names = [item.split('/')[-1] for item in items]
+        qemus = sorted({'qemu-system-' + arch for arch, _ in runs})
         with layout.only_one(BUILD / 'x86_64.lock'):
             where = build.configured('x86_64')
-            build.ninja(where, ['qemu-system-x86_64'] +
-                        ['tests/qtest/' + n for n in names], 'build ' + group)
+            build.ninja(where, qemus + ['tests/qtest/' + n for n in names],
+                        'build ' + group)
             firmware.install(where)
-            qemu = where / 'qemu-system-x86_64'
-            env = dict(os.environ, PYTHON=PYTHON, QTEST_QEMU_BINARY=str(
-                _without_kvm(qemu) if stock else qemu))
 
-            def one(name, mode):
+            def one(name, arch, mode):
+                qemu = where / ('qemu-system-' + arch)
+                env = dict(os.environ, PYTHON=PYTHON, QTEST_QEMU_BINARY=str(
+                    _without_kvm(qemu) if stock else qemu),
+                    HUGETLBFS_RAS_MODE=mode or 'auto')
                 tap = rep.Tap(report, group, ' '.join([name, mode]).strip(),
                               known_skips=NOT_HERE)
                 args = [a for case in NOT_HERE for a in ('-s', case)]
                 rep.run_tap(tap, ['tests/qtest/' + name, '--tap', '-k',
                                   *(args if stock else [])], 600, cwd=where,
-                            env=dict(env, HUGETLBFS_RAS_MODE=mode or 'auto'))
+                            env=env)
 
             with ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(one, [n for m in modes for n in names],
-                              [m for m in modes for _ in names]))
+                list(pool.map(lambda x: one(*x), [
+                    (name, *run) for run in runs for name in names]))
     return run
 
 
@@ -170,8 +173,9 @@ GROUPS = [
           _run_unit('unit-asan')),
     Group('unit-tsan', 'those with threads under TSan', _threaded_tests,
           _run_unit('unit-tsan')),
-    Group('qtest', 'our qtests, in both ways of recovery', _qtests,
-          _run_qtests('qtest', 1, False, ('auto', 'eager'))),
+    Group('qtest', 'our qtests, both targets, both ways of recovery', _qtests,
+          _run_qtests('qtest', 1, False, [(arch, mode) for arch in layout.ARCHES
+                                          for mode in ('auto', 'eager')])),
     Group('qemu', "QEMU's own qtests of what the hooks touch",
           lambda: QEMU_QTESTS, _run_qtests('qemu', 2, True)),
     Group('lab', 'real memory failure under a KVM guest',

@@ -17,9 +17,11 @@ BUILD = '''bison bzip2 ccache dpkg-dev flex gcc git make ninja-build perl
     pkg-config python3 python3-venv quilt xz-utils'''.split() + LIBRARIES
 CROSS = 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross'.split()
 LAB = 'binutils gcc libc6-dev util-linux'.split()
+CHECK = ['acpica-tools']
 BENCH = ['python3-matplotlib']
 
-PURPOSES = {'build': BUILD, 'cross': CROSS, 'lab': LAB, 'bench': BENCH}
+PURPOSES = {'build': BUILD, 'cross': CROSS, 'lab': LAB, 'check': CHECK,
+             'bench': BENCH}
 
 
 def missing(names):

@@ -125,11 +125,15 @@ def _commit_all(repo, src):
             repo.commit(message)
 
 
+def _contents(path):
+    return path.read_bytes() if path.exists() else None
+
+
 def _compare(repo):
     """What was committed is what build/qemu has."""
     prepared = prepare.prepare()
     for name in repo.git('diff', '--name-only', 'base').splitlines():
-        if (prepared / name).read_bytes() != (repo.where / name).read_bytes():
+        if _contents(prepared / name) != _contents(repo.where / name):
             raise Failure('%s in %s is not what the patches make'
                           % (name, prepared), '`make refresh` first')
 

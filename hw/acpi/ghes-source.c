@@ -198,10 +198,7 @@ static GArray *ghes_memory_errors_block(const hwaddr *gpas, size_t count)
     return block;
 }
 
-/*
- * A guest that polls may look at any moment: the acknowledgement is gone
- * before the block changes, and the status that makes it valid comes last.
- */
+/* A guest may look at any moment, since Linux polls whatever we notify. */
 static bool ghes_source_write(const GhesSource *source, GArray *block)
 {
     const size_t status = sizeof(uint32_t);
@@ -211,11 +208,13 @@ static bool ghes_source_write(const GhesSource *source, GArray *block)
         !ghes_memory_rw(source->ack, &ack, sizeof(ack), true)) {
         return false;
     }
+    /* The acknowledgement is gone before the block changes ... */
     smp_wmb();
     if (!ghes_memory_rw(source->block + status, block->data + status,
                         block->len - status, true)) {
         return false;
     }
+    /* ... and the status makes it valid when all of it is there. */
     smp_wmb();
     return ghes_memory_rw(source->block, block->data, status, true);
 }

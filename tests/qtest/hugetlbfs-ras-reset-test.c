@@ -280,7 +280,8 @@ static void test_file_offset(void)
         /* The huge page is the file's again. */
         g_assert(pread(fd, &word, sizeof(word), 5 * HUGE_PAGE) ==
                  sizeof(word));
-        g_assert_cmphex(word, ==, qtest_readq(vm->qts, ras_base() + 4 * HUGE_PAGE));
+        g_assert_cmphex(word, ==, qtest_readq(vm->qts,
+                                              ras_base() + 4 * HUGE_PAGE));
         ras_vm_quit(vm);
     }
     close(fd);
