@@ -13,7 +13,7 @@ GhesSourceState ghes_source_state(uint16_t source_id)
 }
 
 size_t ghes_source_memory_errors(uint16_t source_id, const hwaddr *gpas,
-                                 size_t count)
+                                 size_t count, const uint64_t *toucher)
 {
     return 0;
 }

@@ -27,6 +27,7 @@
 #define GEDE_SIZE 72
 #define GEDE_REVISION 0x300
 #define GEDE_TIMESTAMP_VALID BIT(2)
+#define TIMESTAMP_PRECISE BIT(0)
 
 /* Both tables: Error Severity */
 #define SEVERITY_RECOVERABLE 0
@@ -35,6 +36,7 @@
 #define MEMORY_ERROR_SIZE 80
 #define MEMORY_ADDRESS_VALID BIT(1)
 #define MEMORY_ADDRESS_MASK_VALID BIT(2)
+#define MEMORY_REQUESTOR_VALID BIT(11)
 #define MEMORY_PAGE_SIZE 4096
 
 QEMU_BUILD_BUG_ON(GESB_SIZE + GHES_SOURCE_MAX_PAGES *
@@ -126,15 +128,15 @@ GhesSourceState ghes_source_state(uint16_t source_id)
     return ghes_source_find(source_id, &source);
 }
 
-/* ACPI 18.3.2.7.1, Generic Error Data Entry: Timestamp, in BCD, not precise */
-static void ghes_append_timestamp(GArray *block)
+/* ACPI 18.3.2.7.1, Generic Error Data Entry: Timestamp, in BCD */
+static void ghes_append_timestamp(GArray *block, bool precise)
 {
     g_autoptr(GDateTime) now = g_date_time_new_now_utc();
     const uint8_t fields[] = {
         to_bcd(g_date_time_get_second(now)),
         to_bcd(g_date_time_get_minute(now)),
         to_bcd(g_date_time_get_hour(now)),
-        0,
+        precise ? TIMESTAMP_PRECISE : 0,
         to_bcd(g_date_time_get_day_of_month(now)),
         to_bcd(g_date_time_get_month(now)),
         to_bcd(g_date_time_get_year(now) % 100),
@@ -145,7 +147,7 @@ static void ghes_append_timestamp(GArray *block)
 }
 
 /* ACPI 18.3.2.7.1, Generic Error Data Entry */
-static void ghes_append_data_entry(GArray *block)
+static void ghes_append_data_entry(GArray *block, bool precise)
 {
     /* UEFI N.2.2, Section Descriptor, Section Type: Memory */
     static const uint8_t memory[] =
@@ -159,27 +161,36 @@ static void ghes_append_data_entry(GArray *block)
     build_append_int_noprefix(block, 0 /* Flags */, 1);
     build_append_int_noprefix(block, MEMORY_ERROR_SIZE, 4);
     acpi_data_push(block, 16 /* FRU Id */ + 20 /* FRU Text */);
-    ghes_append_timestamp(block);
+    ghes_append_timestamp(block, precise);
 }
 
 /*
- * UEFI N.2.5.  The host kernel tells no more than an address, so nothing else
- * is valid, not even the type.
+ * UEFI N.2.5.  The host kernel tells no more than an address, so no property
+ * of the hardware is valid, not even the type.
+ *
+ * The Requestor ID also makes records distinct.  Linux ignores one that it
+ * knows, byte by byte, for ten seconds; if it came with an exception the task
+ * is then told no address.
  */
-static void ghes_append_memory_error(GArray *block, hwaddr gpa)
+static void ghes_append_memory_error(GArray *block, hwaddr gpa,
+                                     const uint64_t *toucher)
 {
     size_t start = block->len;
 
     build_append_int_noprefix(block, MEMORY_ADDRESS_VALID |
-                              MEMORY_ADDRESS_MASK_VALID, 8);
+                              MEMORY_ADDRESS_MASK_VALID |
+                              (toucher ? MEMORY_REQUESTOR_VALID : 0), 8);
     build_append_int_noprefix(block, 0 /* Error Status */, 8);
     build_append_int_noprefix(block, gpa, 8);
     build_append_int_noprefix(block, -(uint64_t)MEMORY_PAGE_SIZE, 8);
+    acpi_data_push(block, 16 /* Node to Bit Position */);
+    build_append_int_noprefix(block, toucher ? *toucher : 0, 8);
     acpi_data_push(block, start + MEMORY_ERROR_SIZE - block->len);
 }
 
 /* ACPI 18.3.2.7.1, Generic Error Status Block, with an entry for each page */
-static GArray *ghes_memory_errors_block(const hwaddr *gpas, size_t count)
+static GArray *ghes_memory_errors_block(const hwaddr *gpas, size_t count,
+                                        const uint64_t *toucher)
 {
     GArray *block = g_array_new(false, true, 1);
 
@@ -192,8 +203,8 @@ static GArray *ghes_memory_errors_block(const hwaddr *gpas, size_t count)
                               4);
     build_append_int_noprefix(block, SEVERITY_RECOVERABLE, 4);
     for (size_t i = 0; i < count; i++) {
-        ghes_append_data_entry(block);
-        ghes_append_memory_error(block, gpas[i]);
+        ghes_append_data_entry(block, toucher);
+        ghes_append_memory_error(block, gpas[i], toucher);
     }
     return block;
 }
@@ -220,7 +231,7 @@ static bool ghes_source_write(const GhesSource *source, GArray *block)
 }
 
 size_t ghes_source_memory_errors(uint16_t source_id, const hwaddr *gpas,
-                                 size_t count)
+                                 size_t count, const uint64_t *toucher)
 {
     g_autoptr(GArray) block = NULL;
     GhesSource source;
@@ -229,7 +240,7 @@ size_t ghes_source_memory_errors(uint16_t source_id, const hwaddr *gpas,
         return 0;
     }
     count = MIN(count, GHES_SOURCE_MAX_PAGES);
-    block = ghes_memory_errors_block(gpas, count);
+    block = ghes_memory_errors_block(gpas, count, toucher);
     if (!ghes_source_write(&source, block)) {
         return 0;
     }

@@ -96,10 +96,13 @@ static void arm_release(CPUState *cs)
 MemoryFailureResult memory_failure_deliver(CPUState *cs, hwaddr gpa,
                                            MemoryFailureKind kind)
 {
-    bool recorded = ghes_source_memory_errors(ACPI_HEST_SRC_ID_SEA, &gpa, 1);
+    const uint64_t toucher = ARM_CPU(cs)->mp_affinity;
 
-    if (!recorded &&
-        ghes_source_state(ACPI_HEST_SRC_ID_SEA) == GHES_SOURCE_BUSY) {
+    switch (ghes_source_state(ACPI_HEST_SRC_ID_SEA)) {
+    case GHES_SOURCE_READY:
+        ghes_source_memory_errors(ACPI_HEST_SRC_ID_SEA, &gpa, 1, &toucher);
+        break;
+    case GHES_SOURCE_BUSY:
         if (arm_hold(cs, gpa)) {
             trace_memory_failure_busy(cs->cpu_index, gpa);
             return MEMORY_FAILURE_BUSY;
@@ -109,6 +112,10 @@ MemoryFailureResult memory_failure_deliver(CPUState *cs, hwaddr gpa,
                     "previous error for %d s: it is not told the address",
                     cs->cpu_index, gpa,
                     (int)(SEA_HOLD_NS / NANOSECONDS_PER_SECOND));
+        break;
+    default:
+        /* No record: the guest decides by the exception. */
+        break;
     }
     arm_release(cs);
     cpu_synchronize_state(cs);
@@ -124,7 +131,8 @@ MemoryFailureResult memory_failure_inform(const hwaddr *gpas, size_t count,
     if (ghes_source_state(ACPI_HEST_SRC_ID_ASYNC) == GHES_SOURCE_ABSENT) {
         return MEMORY_FAILURE_UNABLE;
     }
-    *told = ghes_source_memory_errors(ACPI_HEST_SRC_ID_ASYNC, gpas, count);
+    *told = ghes_source_memory_errors(ACPI_HEST_SRC_ID_ASYNC, gpas, count,
+                                      NULL);
     for (size_t i = 0; i < *told; i++) {
         arm_told(NULL, gpas[i], false);
     }

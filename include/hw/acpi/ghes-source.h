@@ -73,12 +73,13 @@ GhesSourceState ghes_source_state(uint16_t source_id);
  * @source_id: ACPI_HEST_SRC_ID_*
  * @gpas: guest-physical addresses, each of 4 KiB
  * @count: how many; no more than GHES_SOURCE_MAX_PAGES of them are taken
+ * @toucher: affinity (MPIDR) of the CPU that touches them; NULL if none does
  *
  * Returns: how many were taken; 0 if the source is not GHES_SOURCE_READY or
  * guest memory could not be written.
  */
 size_t ghes_source_memory_errors(uint16_t source_id, const hwaddr *gpas,
-                                 size_t count);
+                                 size_t count, const uint64_t *toucher);
 
 /**
  * ghes_source_ged_event: what the GED of a machine with GHES needs besides
