@@ -150,21 +150,25 @@ def _run_qtests(group, jobs, stock, runs=(('x86_64', ''),)):
 
 # -- lab: real memory failure under a real KVM guest
 
-def _lab_cases():
-    if not LAB.exists():
-        return []
-    out = subprocess.run([PYTHON, '-B', str(LAB), '--list'], text=True,
-                         stdout=subprocess.PIPE).stdout
-    return [line.split()[0] for line in out.splitlines()] or ['lab']
+def _lab_cases(arch):
+    def cases():
+        out = subprocess.run([PYTHON, '-B', str(LAB), '--arch', arch,
+                              '--list'], text=True, check=True,
+                             stdout=subprocess.PIPE).stdout
+        return [line.split()[0] for line in out.splitlines()]
+    return cases
 
 
-def _run_lab(report, items):
-    packages.ensure('lab')
-    qemu = build.qemu('x86_64')
-    tap = rep.Tap(report, 'lab', 'x86_64', show_notes=True,
-                  skip_is_failure=os.environ.get('CI') == 'true')
-    rep.run_tap(tap, [PYTHON, '-B', str(LAB), '--table', '--qemu', str(qemu),
-                      '--cases', ','.join(items)], 2700, cwd=ROOT)
+def _run_lab(group, arch):
+    def run(report, items):
+        packages.ensure('lab')
+        qemu, emulator = build.qemu(arch), build.native(arch)
+        tap = rep.Tap(report, group, arch, show_notes=True,
+                      skip_is_failure=os.environ.get('CI') == 'true')
+        rep.run_tap(tap, [PYTHON, '-B', str(LAB), '--table', '--arch', arch,
+                          '--qemu', str(qemu), '--host-qemu', str(emulator),
+                          '--cases', ','.join(items)], 2700, cwd=ROOT)
+    return run
 
 
 GROUPS = [
@@ -179,5 +183,7 @@ GROUPS = [
     Group('qemu', "QEMU's own qtests of what the hooks touch",
           lambda: QEMU_QTESTS, _run_qtests('qemu', 2, True)),
     Group('lab', 'real memory failure under a KVM guest',
-          _lab_cases, _run_lab),
+          _lab_cases('x86_64'), _run_lab('lab', 'x86_64')),
+    Group('lab-arm64', 'the same on an arm64 host',
+          _lab_cases('aarch64'), _run_lab('lab-arm64', 'aarch64')),
 ]
