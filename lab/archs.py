@@ -27,6 +27,7 @@ class Arch:
     guest_firmware: tuple = ()      # arguments; none: QEMU's default
     guest_kernel_options: str = ''
     host_kernel_options: str = ''
+    ram_base: int = 0       # guest-physical
     host_qemu: Path = None  # emulates the host; None: the QEMU under test
     cper: bool = False      # errors reach the guest in firmware's records
 
@@ -75,6 +76,7 @@ AARCH64 = Arch(
     guest_modules=('virtio_blk',),
     firmware_packages=('qemu-efi-aarch64',),
     firmware=('QEMU_EFI.fd',),
+    ram_base=1 << 30,
     host_qemu=layout.BUILD / 'x86_64' / 'qemu-system-aarch64',
     # emulating pointer authentication costs more than all the rest
     host_machine=('-machine', 'virt,virtualization=on,gic-version=3',

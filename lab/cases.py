@@ -338,7 +338,7 @@ def killed_while_filling(lab):
         lab.expect.equal('free huge pages', free(), before - 1)
 
 
-CASES = (
+COMMON = (
     Case('self', 'one flipped bit in guest memory is seen', self_test,
          recovery=False),
     Case('control', 'recovery off: one error costs 512 pages', control,

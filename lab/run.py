@@ -19,7 +19,8 @@ from pathlib import Path
 from project import layout, ui
 from archs import ARCHS
 from assets import Assets
-from cases import CASES, Lab
+from cases import COMMON, Lab
+from cases_cper import CPER
 from channel import Log
 from expect import Expect
 from host import CommandFailed, Host, HostFailed, check_tools, find_qemus
@@ -29,6 +30,7 @@ POOLS = {
     '2M': dict(memory_mib=1536, options='hugepages=288'),
     '1G': dict(memory_mib=4352, options='hugepagesz=1G hugepages=2'),
 }
+CASES = COMMON + CPER
 HOSTS = 3               # for a case, as long as nothing was injected
 COLUMNS = (('lost', 'pages lost', '%d'), ('corrupt', 'corrupt words', '%d'),
            ('salvaged', 'salvaged bytes', '%d'), ('told', 'told', '%d'),

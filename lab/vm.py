@@ -55,6 +55,7 @@ class Vm:
         self.exited = None
         self.panic = None
         self.up = False
+        self.restarting = False
         self.progress = None    # called now and then while waiting
 
     # -- life
@@ -122,6 +123,18 @@ class Vm:
                     self.arch.guest_console, *self.regions, self.silent,
                     self.arch.guest_kernel_options, self.kernel_options))
 
+    def restarted_itself(self, seconds=BOOT_SECONDS):
+        """Wait until the guest has panicked and started anew."""
+        self.log.note('the guest is to panic')
+        end = time.monotonic() + seconds
+        while not self.panic and self.exited is None:
+            if time.monotonic() > end:
+                raise Dead('the guest did not panic')
+            time.sleep(0.1)
+        self.up, self.panic, self.restarting = False, None, True
+        self.wait_ready()
+        self.restarting = False
+
     def _arguments(self):
         machine = list(self.arch.guest_machine)
         machine[1] += ',memory-backend=mem0'
@@ -181,7 +194,8 @@ class Vm:
             self.panic = self.panic or 'it has reset itself'
 
     def _on_console(self, line):
-        if 'Kernel panic' in line or 'Fatal local machine check' in line:
+        if not self.restarting and ('Kernel panic' in line or
+                                    'Fatal local machine check' in line):
             self.panic = line
 
     # -- monitor
@@ -276,10 +290,18 @@ class Vm:
                            'expected': expected == '1'})
         return result
 
+    def failures(self):
+        """Address of each page that the guest's kernel was told to give up.
+
+        A page may be there more than once: an access is told of it even when
+        the kernel just learned of it in the background.
+        """
+        return [int(w, 16) for w in self.guest('failures')]
+
     def told(self):
         """How many errors the guest's kernel was told of."""
         if self.cper:
-            return len(self.guest('failures'))
+            return len(set(self.failures()))
         return self.guest_values('sys')['mce']
 
     def records(self):

@@ -17,8 +17,9 @@
 #include "guest.h"
 
 #define MAX_WORDS 8192
+#define MAX_RECORDS 64          /* whose lines are mixed */
 #define SOURCE "APEI Generic Hardware Error Source: "
-#define ADDRESS "]:    physical_address: 0x"
+#define ADDRESS "]:   physical_address: 0x"
 #define FAILURE "Memory failure: 0x"
 
 static char words[MAX_WORDS * 24];
@@ -35,15 +36,17 @@ static void __attribute__((format(printf, 1, 2))) word(const char *fmt, ...)
     va_end(ap);
 }
 
+/* "{3}[Hardware Error]: ...": lines of record 3 */
 static void record_line(const char *text)
 {
-    static unsigned source;
-    const char *p;
+    static int sources[MAX_RECORDS];
+    const char *number = strchr(text, '{'), *p;
+    int *source = sources + (number ? atoi(number + 1) % MAX_RECORDS : 0);
 
     if ((p = strstr(text, SOURCE))) {
-        source = atoi(p + strlen(SOURCE));
+        *source = atoi(p + strlen(SOURCE));
     } else if ((p = strstr(text, ADDRESS))) {
-        word(" 0x%llx:%u", strtoull(p + strlen(ADDRESS), NULL, 16), source);
+        word(" 0x%llx:%d", strtoull(p + strlen(ADDRESS), NULL, 16), *source);
     }
 }
 

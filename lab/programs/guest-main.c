@@ -39,6 +39,7 @@ static const struct command {
     { "sweep", probe_sweep },
     { "records", log_records },     /* of errors, from firmware */
     { "failures", log_failures },   /* pages that the kernel gave up */
+    { "kernel-read", probe_kernel_read },
 };
 
 void say(const char *fmt, ...)

@@ -3,6 +3,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,4 +132,32 @@ void probe_sweep(int argc, char **argv)
     }
     munmap(mem, pages * PAGE);
     say("ok pages=%zu corrupt=%u found=%u", pages, bad, found);
+}
+
+static void *kernel_reader(void *page)
+{
+    static char buf[PAGE];
+    int fd[2];
+
+    /* writing to a pipe copies in the kernel */
+    while (!pipe(fd) && write(fd[1], page, PAGE) == PAGE &&
+           read(fd[0], buf, PAGE) == PAGE) {
+        close(fd[0]);
+        close(fd[1]);
+    }
+    return NULL;
+}
+
+/* kernel-read GPA: let the kernel read a page of the untouched region */
+void probe_kernel_read(int argc, char **argv)
+{
+    volatile uint64_t *page = scan_quiet_page(argc ? strtoull(argv[0], NULL, 0)
+                                              : 0);
+    pthread_t thread;
+
+    if (!page || pthread_create(&thread, NULL, kernel_reader, (void *)page)) {
+        say("err no such page");
+        return;
+    }
+    say("ok");
 }

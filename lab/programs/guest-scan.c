@@ -113,6 +113,18 @@ static volatile uint64_t *words(struct area *a, size_t i)
     return (volatile uint64_t *)(a->base + i * PAGE);
 }
 
+/*
+ * The kernel did not take the bad page away: keep it where nobody touches it,
+ * so that it never gets to another process.
+ */
+static void bury(void *page)
+{
+    if (mremap(page, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP) ==
+        MAP_FAILED) {
+        _exit(5);
+    }
+}
+
 static void replace(struct area *a, size_t i)
 {
     if (mmap(a->base + i * PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_FIXED |
@@ -142,6 +154,9 @@ static void lose(struct area *a, size_t i, siginfo_t *info)
             .expected = accessing == a->base + i * PAGE, .area = a->name,
         };
     }
+    if (info->si_code == BUS_OBJERR) {
+        bury(a->base + i * PAGE);
+    }
     replace(a, i);
     __atomic_store_n(&p->lost, 2, __ATOMIC_SEQ_CST);
 }
@@ -151,6 +166,9 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
     uint8_t *addr = info->si_addr;
 
     __atomic_fetch_add(&n_signals, 1, __ATOMIC_SEQ_CST);
+    if (info->si_code == BUS_OBJERR && !addr) {
+        addr = accessing;   /* synchronous, of an unknown address */
+    }
     for (int k = 0; k < 2; k++) {
         struct area *a = &areas[k];
 

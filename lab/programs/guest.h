@@ -55,6 +55,7 @@ void dma_stop(int argc, char **argv);
 void probe_sys(int argc, char **argv);
 void probe_kcore(int argc, char **argv);
 void probe_sweep(int argc, char **argv);
+void probe_kernel_read(int argc, char **argv);
 
 /* guest-log.c */
 void log_records(int argc, char **argv);

@@ -6,13 +6,17 @@
  *                            the kernel's memory failure code would; more
  *                            than one: while PID is stopped, all at once
  *   flip PID ADDRESS         flip one bit of PID's memory behind its back
+ *   zeros ADDRESS DUMP       which 4 KiB of the memory from ADDRESS on are all
+ *                            zero in a dump of the guest's memory
  *   as-user UID COMMAND...   run COMMAND as a user without any capability
  */
 #define _GNU_SOURCE
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,6 +117,45 @@ static int flip(int argc, char **argv)
     return 0;
 }
 
+static bool is_zero(const uint8_t *page)
+{
+    size_t i = 0;
+
+    while (i < PAGE && !page[i]) {
+        i++;
+    }
+    return i == PAGE;
+}
+
+static int zeros(int argc, char **argv)
+{
+    FILE *f = fopen(argv[1], "r");
+    uint64_t addr = strtoull(argv[0], NULL, 0);
+    uint8_t page[PAGE];
+    Elf64_Ehdr eh;
+    Elf64_Phdr ph = { 0 };
+
+    if (!f || fread(&eh, sizeof(eh), 1, f) != 1 || fseek(f, eh.e_phoff, 0)) {
+        die(argv[1]);
+    }
+    do {
+        if (fread(&ph, sizeof(ph), 1, f) != 1) {
+            die("no such segment");
+        }
+    } while (ph.p_type != PT_LOAD || ph.p_paddr != addr);
+    fseek(f, ph.p_offset, 0);
+    for (unsigned n = 0; n < ph.p_filesz / PAGE; n++) {
+        if (fread(page, PAGE, 1, f) != 1) {
+            die(argv[1]);
+        }
+        if (is_zero(page)) {
+            printf("%u ", n);
+        }
+    }
+    fclose(f);
+    return 0;
+}
+
 static int as_user(int argc, char **argv)
 {
     int id = atoi(argv[0]);
@@ -134,7 +177,7 @@ int main(int argc, char **argv)
         const char *name;
         int (*run)(int argc, char **argv);
     } tools[] = { { "poison", poison }, { "flip", flip },
-                  { "as-user", as_user } };
+                  { "zeros", zeros }, { "as-user", as_user } };
 
     for (size_t i = 0; argc > 3 && i < sizeof(tools) / sizeof(tools[0]); i++) {
         if (!strcmp(argv[1], tools[i].name)) {

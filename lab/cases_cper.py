@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Cases of guests that learn of errors from firmware's records (arm64)."""
+
+import time
+
+from cases import HUGE, Case, as_new
+from vm import PAGE
+
+ARCHS = ('aarch64',)
+SEA, ASYNC = 0, 1       # error sources in the guest's HEST
+IN_TIME = 3             # seconds until an untouched page is retired
+
+
+def two_unnamed(lab, **options):
+    """Two errors of whose address the guest's kernel does not learn."""
+    with lab.vm(**options) as vm:
+        blocks = vm.blocks('A')
+        pages = [blocks[5] + 5 * PAGE, blocks[8] + 300 * PAGE]
+        for n, page in enumerate(pages, 1):
+            vm.poison(page)
+            lab.expect.eventually_lost(vm, n)
+            vm.guest('wait 2')
+        lab.done(vm, pages, unnamed=True)
+        return vm.messages
+
+
+def records_ignored(lab):
+    """QEMU writes a record, the guest never acknowledges it."""
+    messages = two_unnamed(lab, kernel_options='ghes.disable=1')
+    lab.expect.true('a warning names the missing acknowledgement', any(
+        'did not acknowledge' in m for m in messages))
+
+
+def records_absent(lab):
+    two_unnamed(lab, machine='ras=off')
+
+
+def device_tree(lab):
+    two_unnamed(lab, machine='ras=off', firmware=False)
+
+
+def sources(lab):
+    """Touched: record and exception.  Untouched: record only, in time."""
+    with lab.vm() as vm:
+        touched = vm.blocks('A')[5] + 5 * PAGE
+        vm.poison(touched)
+        vm.guest('wait 2')
+        # it may learn of the error from the other source as well
+        lab.expect.true('a record of the touched page',
+                        (touched, SEA) in vm.records())
+        time.sleep(5)       # the kernel's log limits itself
+        untouched = vm.blocks('B')[4] + 77 * PAGE
+        vm.poison(untouched)
+        time.sleep(IN_TIME)
+        lab.expect.equal('sources of records of the untouched page',
+                         [s for gpa, s in vm.records() if gpa == untouched],
+                         [ASYNC])
+        seen = vm.guest_values('check')
+        lab.expect.equal('corrupt words in the untouched region',
+                         seen['corrupt'], 0)
+        lab.done(vm, [touched, untouched])
+
+
+def kernel_touches(lab):
+    """The guest's kernel cannot give up what it is using itself."""
+    with lab.vm(kernel_options='oops=panic') as vm:
+        page = vm.blocks('B')[4] + 77 * PAGE
+        vm.guest('kernel-read 0x%x' % page)
+        vm.poison(page)
+        vm.restarted_itself()
+        told = [e['data'] for e in vm.collect_events()
+                if e['event'] == 'MEMORY_FAILURE']
+        lab.expect.equal('events that the guest was told', [
+            (e['recipient'], e['action'], e['flags']['action-required'])
+            for e in told], [('guest', 'inject', True)])
+        as_new(lab, vm, page)
+        again = vm.blocks('A')[6] + 9 * PAGE
+        vm.poison(again)
+        lab.done(vm, [again])
+
+
+def read_all(lab):
+    """What a crash dump does: read all memory, from inside and outside."""
+    with lab.vm() as vm:
+        page = vm.blocks('A')[5] + 5 * PAGE
+        vm.poison(page)
+        vm.guest('wait 2')
+        seen = vm.guest_values('kcore', 120)
+        lab.expect.equal('failed reads of all memory', seen['failed'], 0)
+        block = page // HUGE * HUGE
+        vm.qmp('dump-guest-memory', paging=False, protocol='file:/tmp/dump',
+               begin=block, length=HUGE)
+        zeros = lab.host.sh('lab zeros 0x%x /tmp/dump && rm /tmp/dump' % block)
+        lab.expect.equal('pages of zeros in the dump of the huge page',
+                         zeros.split(), [str(page % HUGE // PAGE)])
+        lab.done(vm, [page])
+
+
+CPER = (
+    Case('sources', 'touched and untouched page: which error source',
+         sources, archs=ARCHS),
+    Case('a-noghes', 'two errors, the guest ignores records', records_ignored,
+         archs=ARCHS),
+    Case('a-noras', 'two errors, no records (ras=off)', records_absent,
+         archs=ARCHS),
+    Case('a-dt', 'two errors, no ACPI (device tree)', device_tree,
+         archs=ARCHS),
+    Case('f-panic', 'the kernel touches it, panics and starts anew',
+         kernel_touches, archs=ARCHS),
+    Case('dump', 'all memory is read after an error', read_all, archs=ARCHS),
+)
