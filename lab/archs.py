@@ -29,6 +29,7 @@ class Arch:
     host_kernel_options: str = ''
     ram_base: int = 0       # guest-physical
     host_qemu: Path = None  # emulates the host; None: the QEMU under test
+    rasdaemon: tuple = ()   # packages of it and its libraries
     cper: bool = False      # errors reach the guest in firmware's records
 
     @property
@@ -88,6 +89,7 @@ AARCH64 = Arch(
     guest_firmware=('-bios', 'QEMU_EFI.fd'),
     # no second console, on a serial port that costs an exit per character
     guest_kernel_options='acpi=nospcr log_buf_len=1M',
+    rasdaemon=('rasdaemon', 'libsqlite3-0', 'libtraceevent1', 'libc6'),
     cper=True,
 )
 

@@ -41,13 +41,29 @@ class Assets:
                                       self._pick_busybox) / 'busybox'
         self.guest_init = self._compiled('guest', 'guest-*.c')
         self.host_tool = self._compiled('host', 'host.c')
-        self.guest_image = self.dir / 'guest.cpio'
-        with Initramfs(self.guest_image) as image:
+        self.guest_images = {'initramfs': self._guest_image('guest')}
+        if a.rasdaemon:
+            where = self._unpacked('rasdaemon', a.rasdaemon,
+                                   self._pick_rasdaemon)
+            program = where / 'rasdaemon'
+            access = self._compiled('access.so', 'preload-access.c',
+                                    ['-shared', '-fPIC', '-nostdlib'])
+            self.guest_images['initramfs-rasdaemon'] = self._guest_image(
+                'guest-rasdaemon', {'sbin/rasdaemon': program,
+                                    'lib/access.so': access,
+                                    **needed(program, (where,))})
+
+    def _guest_image(self, name, programs={}):
+        path = self.dir / (name + '.cpio')
+        with Initramfs(path) as image:
             image.file('init', self.guest_init, 0o755)
             for n, mod in enumerate(self.arch.guest_modules):
                 image.file('modules/%02d-%s.ko' % (n, mod),
                            self.guest_kernel / (mod + '.ko'))
+            for to, source in programs.items():
+                image.file(to, source, 0o755)
             image.directory('dev')
+        return path
 
     # -- Debian packages
 
@@ -88,16 +104,24 @@ class Assets:
         shutil.copy(next(p for p in tmp.rglob('busybox')
                          if p.is_file() and p.parent.name == 'bin'), part)
 
+    @staticmethod
+    def _pick_rasdaemon(tmp, part):
+        for path in tmp.rglob('*'):
+            if path.is_file() and (path.name == 'rasdaemon' and
+                                   path.parent.name == 'sbin' or
+                                   '.so' in path.name):
+                shutil.copy(path, part)
+
     # -- what we compile
 
-    def _compiled(self, name, pattern):
+    def _compiled(self, name, pattern, options=('-static', '-pthread')):
         out = self.dir / name
         sources = sorted(PROGRAMS.glob(pattern))
         inputs = sources + list(PROGRAMS.glob('*.h'))
         if (not out.exists() or out.stat().st_mtime <
                 max(s.stat().st_mtime for s in inputs)):
-            ui.run([self.arch.cc, '-O2', '-Wall', '-static', '-pthread', '-o',
-                    str(out), *map(str, sources)])
+            ui.run([self.arch.cc, '-O2', '-Wall', *options, '-o', str(out),
+                    *map(str, sources)])
         return out
 
     # -- the QEMU under test
@@ -130,7 +154,8 @@ class Assets:
             for name in self.arch.firmware:
                 image.file('firmware/' + name, self.firmware / name)
             image.file('guest/kernel', self.guest_kernel / 'kernel')
-            image.file('guest/initramfs', self.guest_image)
+            for name, path in self.guest_images.items():
+                image.file('guest/' + name, path)
             for n, mod in enumerate(self.arch.host_modules):
                 image.file('modules/%02d-%s.ko' % (n, mod),
                            self.host_kernel / (mod + '.ko'))

@@ -96,6 +96,25 @@ def read_all(lab):
         lab.done(vm, [page])
 
 
+def administrator(lab):
+    """rasdaemon of an unmodified Debian decodes what the guest was told."""
+    with lab.vm(initramfs='initramfs-rasdaemon') as vm:
+        vm.guest('rasdaemon-start', 120)
+        pages = [vm.blocks('A')[5] + 5 * PAGE, vm.blocks('B')[4] + 77 * PAGE]
+        for page in pages:
+            vm.poison(page)
+            vm.guest('wait 2')
+        time.sleep(IN_TIME)
+        events = [w.split(':') for w in vm.guest('rasdaemon-events')]
+        lab.expect.equal('pages in events of rasdaemon',
+                         sorted(int(e[0], 16) for e in events), sorted(pages))
+        lab.expect.equal('types and results in them',
+                         {tuple(e[1:]) for e in events},
+                         {('dirty_LRU_page', 'Recovered')})
+        vm.guest('check')
+        lab.done(vm, pages)
+
+
 CPER = (
     Case('sources', 'touched and untouched page: which error source',
          sources, archs=ARCHS),
@@ -108,4 +127,6 @@ CPER = (
     Case('f-panic', 'the kernel touches it, panics and starts anew',
          kernel_touches, archs=ARCHS),
     Case('dump', 'all memory is read after an error', read_all, archs=ARCHS),
+    Case('rasdaemon', 'rasdaemon decodes two errors', administrator,
+         archs=ARCHS),
 )

@@ -31,12 +31,13 @@ class Vm:
     @machine: further properties of the machine
     @firmware: False: without the firmware that the architecture prefers
     @kernel_options: for the guest's kernel
+    @initramfs: another image for the guest
     """
 
     def __init__(self, host, log, ras='on', memory_mib=512, share=True,
                  user=0, disks=False, silent=False, scanned_mib=64,
                  quiet_mib=24, mode=None, machine='', firmware=True,
-                 kernel_options='', vcpus=2):
+                 kernel_options='', initramfs='initramfs', vcpus=2):
         self.host, self.log = host, log
         self.arch = host.assets.arch
         self.cper = self.arch.cper
@@ -46,7 +47,8 @@ class Vm:
         self.user, self.disks, self.silent = user, disks, silent
         self.regions = (scanned_mib, quiet_mib)
         self.machine, self.firmware = machine, firmware
-        self.kernel_options, self.vcpus = kernel_options, vcpus
+        self.kernel_options, self.initramfs = kernel_options, initramfs
+        self.vcpus = vcpus
         self.pid = 0
         self.boots = 0
         self.injected = False
@@ -154,7 +156,8 @@ class Vm:
                 '-nodefaults', '-no-user-config', '-display', 'none',
                 '-accel', 'kvm', *machine, '-smp', str(self.vcpus),
                 '-m', '%dM' % self.memory_mib, '-object', backend,
-                '-kernel', '/guest/kernel', '-initrd', '/guest/initramfs',
+                '-kernel', '/guest/kernel',
+                '-initrd', '/guest/' + self.initramfs,
                 '-append', self._kernel_command_line(),
                 '-chardev', 'pipe,id=qmp,path=/dev/vport0p2',
                 '-mon', 'chardev=qmp,mode=control',

@@ -40,6 +40,8 @@ static const struct command {
     { "records", log_records },     /* of errors, from firmware */
     { "failures", log_failures },   /* pages that the kernel gave up */
     { "kernel-read", probe_kernel_read },
+    { "rasdaemon-start", rasdaemon_start },
+    { "rasdaemon-events", rasdaemon_events },
 };
 
 void say(const char *fmt, ...)

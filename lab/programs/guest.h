@@ -8,6 +8,7 @@
  * guest-dma.c    disk reads into chosen pages
  * guest-probe.c  what the guest kernel knows: counters, whole-memory reads
  * guest-log.c    what it wrote of memory errors
+ * guest-rasdaemon.c   and what rasdaemon made of them
  *
  * Every reply line starts with "ok" or "err"; lines that start with "#" are
  * for the log only.
@@ -60,5 +61,9 @@ void probe_kernel_read(int argc, char **argv);
 /* guest-log.c */
 void log_records(int argc, char **argv);
 void log_failures(int argc, char **argv);
+
+/* guest-rasdaemon.c */
+void rasdaemon_start(int argc, char **argv);
+void rasdaemon_events(int argc, char **argv);
 
 #endif
