@@ -31,6 +31,8 @@ class Arch:
     host_qemu: Path = None  # emulates the host; None: the QEMU under test
     rasdaemon: tuple = ()   # packages of it and its libraries
     cper: bool = False      # errors reach the guest in firmware's records
+    retired_in: int = 30    # seconds until a page that nobody touched is
+    cases: tuple = ()       # that run unless others are named; none: all
 
     @property
     def qemu(self):
@@ -91,6 +93,11 @@ AARCH64 = Arch(
     guest_kernel_options='acpi=nospcr log_buf_len=1M',
     rasdaemon=('rasdaemon', 'libsqlite3-0', 'libtraceevent1', 'libc6'),
     cper=True,
+    retired_in=3,
+    # what depends on how the guest is told; the rest is the same code as on
+    # x86 and runs when named
+    cases=('self', 'control', 'a', 'b', 'c', 'f', 'i', 'd', 'a-noghes',
+           'a-noras', 'a-dt', 'f-panic', 'dump', 'rasdaemon'),
 )
 
 ARCHS = {a.name: a for a in (X86_64, AARCH64)}

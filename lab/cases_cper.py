@@ -3,12 +3,10 @@
 
 import time
 
-from cases import HUGE, Case, as_new
+from cases import HUGE, Case
 from vm import PAGE
 
 ARCHS = ('aarch64',)
-SEA, ASYNC = 0, 1       # error sources in the guest's HEST
-IN_TIME = 3             # seconds until an untouched page is retired
 
 
 def two_unnamed(lab, **options):
@@ -39,28 +37,6 @@ def device_tree(lab):
     two_unnamed(lab, machine='ras=off', firmware=False)
 
 
-def sources(lab):
-    """Touched: record and exception.  Untouched: record only, in time."""
-    with lab.vm() as vm:
-        touched = vm.blocks('A')[5] + 5 * PAGE
-        vm.poison(touched)
-        vm.guest('wait 2')
-        # it may learn of the error from the other source as well
-        lab.expect.true('a record of the touched page',
-                        (touched, SEA) in vm.records())
-        time.sleep(5)       # the kernel's log limits itself
-        untouched = vm.blocks('B')[4] + 77 * PAGE
-        vm.poison(untouched)
-        time.sleep(IN_TIME)
-        lab.expect.equal('sources of records of the untouched page',
-                         [s for gpa, s in vm.records() if gpa == untouched],
-                         [ASYNC])
-        seen = vm.guest_values('check')
-        lab.expect.equal('corrupt words in the untouched region',
-                         seen['corrupt'], 0)
-        lab.done(vm, [touched, untouched])
-
-
 def kernel_touches(lab):
     """The guest's kernel cannot give up what it is using itself."""
     with lab.vm(kernel_options='oops=panic') as vm:
@@ -73,7 +49,9 @@ def kernel_touches(lab):
         lab.expect.equal('events that the guest was told', [
             (e['recipient'], e['action'], e['flags']['action-required'])
             for e in told], [('guest', 'inject', True)])
-        as_new(lab, vm, page)
+        lab.expect.ledger(vm, set())
+        lab.expect.page_sizes(vm, whole=[page])
+        lab.expect.nothing_lost(vm)
         again = vm.blocks('A')[6] + 9 * PAGE
         vm.poison(again)
         lab.done(vm, [again])
@@ -104,7 +82,7 @@ def administrator(lab):
         for page in pages:
             vm.poison(page)
             vm.guest('wait 2')
-        time.sleep(IN_TIME)
+        time.sleep(vm.arch.retired_in)
         events = [w.split(':') for w in vm.guest('rasdaemon-events')]
         lab.expect.equal('pages in events of rasdaemon',
                          sorted(int(e[0], 16) for e in events), sorted(pages))
@@ -116,8 +94,6 @@ def administrator(lab):
 
 
 CPER = (
-    Case('sources', 'touched and untouched page: which error source',
-         sources, archs=ARCHS),
     Case('a-noghes', 'two errors, the guest ignores records', records_ignored,
          archs=ARCHS),
     Case('a-noras', 'two errors, no records (ras=off)', records_absent,

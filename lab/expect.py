@@ -9,6 +9,7 @@ from vm import PAGE, Dead
 BUS_OBJERR = 3
 BUS_MCEERR = (4, 5)             # AR, AO
 HUGE = 2 << 20
+SEA, ASYNC = 0, 1               # error sources in an arm64 guest's HEST
 LOGGED = 2                      # records that Linux logs in five seconds
 
 
@@ -84,6 +85,21 @@ class Expect:
         self.true('a page in records', named)
         if len(pages) <= LOGGED:
             self.equal('pages in records', sorted(named), sorted(pages))
+
+    def _sources(self, vm, page):
+        return [source for gpa, source in vm.records() if gpa == page]
+
+    def told_in_background(self, vm, page):
+        """An untouched page: a record, and no exception."""
+        if vm.cper:
+            self.equal('sources of its records', self._sources(vm, page),
+                       [ASYNC])
+
+    def told_to_toucher(self, vm, page):
+        """The guest may also have learned of the page in the background."""
+        if vm.cper:
+            self.true('a record with an exception',
+                      SEA in self._sources(vm, page))
 
     def nothing_lost(self, vm):
         seen = vm.guest_values('wait 2')

@@ -164,9 +164,9 @@ def parse(argv):
 
 def chosen(arch, names):
     cases = [c for c in CASES if arch in c.archs]
+    names = names.split(',') if names else ARCHS[arch].cases
     if not names:
         return cases
-    names = names.split(',')
     unknown = set(names) - {c.name for c in cases}
     if unknown:
         raise ui.Failure('no case %s for %s' % (' '.join(sorted(unknown)),

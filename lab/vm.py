@@ -37,7 +37,7 @@ class Vm:
     def __init__(self, host, log, ras='on', memory_mib=512, share=True,
                  user=0, disks=False, silent=False, scanned_mib=64,
                  quiet_mib=24, mode=None, machine='', firmware=True,
-                 kernel_options='', initramfs='initramfs', vcpus=2):
+                 kernel_options='', initramfs='initramfs'):
         self.host, self.log = host, log
         self.arch = host.assets.arch
         self.cper = self.arch.cper
@@ -48,7 +48,6 @@ class Vm:
         self.regions = (scanned_mib, quiet_mib)
         self.machine, self.firmware = machine, firmware
         self.kernel_options, self.initramfs = kernel_options, initramfs
-        self.vcpus = vcpus
         self.pid = 0
         self.boots = 0
         self.injected = False
@@ -154,7 +153,7 @@ class Vm:
         # threads are found by name, see _renice()
         args = ['-name', 'lab,debug-threads=on', '-L', '/firmware',
                 '-nodefaults', '-no-user-config', '-display', 'none',
-                '-accel', 'kvm', *machine, '-smp', str(self.vcpus),
+                '-accel', 'kvm', *machine, '-smp', '2',
                 '-m', '%dM' % self.memory_mib, '-object', backend,
                 '-kernel', '/guest/kernel',
                 '-initrd', '/guest/' + self.initramfs,
