@@ -166,7 +166,8 @@ bool bench_memory_verify(BenchMemory *memory, bool marked, Error **errp)
     return true;
 }
 
-void *bench_warm_new(size_t size)
+/* Anonymous memory that is there already; as large as the caller asked for */
+static void *populated(size_t size)
 {
     void *ptr = mmap(NULL, size, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -182,13 +183,18 @@ void *bench_warm_new(size_t size)
 int64_t bench_memory_copy(const BenchMemory *memory)
 {
     size_t size = memory->range.size;
-    void *copy = bench_warm_new(size);
+    void *copy = populated(size);
     int64_t start = get_clock();
 
     memcpy(copy, memory->range.host, size);
     start = get_clock() - start;
     munmap(copy, size);
     return start;
+}
+
+void bench_warm(size_t size)
+{
+    munmap(populated(size), size);
 }
 
 double bench_memory_read_rate(const BenchMemory *memory)

@@ -29,7 +29,6 @@
 /**
  * Rescue: one rescue
  *
- * @calm_end: until then nothing was done but touching
  * @start: when the huge page became inaccessible
  * @filled: when all that can be read was in its place
  * @page_ns: how long the huge page as a whole was inaccessible
@@ -41,7 +40,6 @@ typedef struct Rescue {
     BenchMemory *memory;
     BenchTouchers *touchers;
     HugepageFill *fill;
-    int64_t calm_end;
     int64_t start;
     int64_t filled;
     int64_t page_ns;
@@ -181,14 +179,12 @@ static void print_stalls(const Label *label, const Rescue *rescue)
             const char *item = i == BENCH_NEIGHBOUR ? "neighbour_stall_ns"
                                                     : "stall_ns";
 
-            if (stall->start < rescue->calm_end - CALM_NS ||
+            if (stall->start < rescue->start - CALM_NS ||
                 stall->start >= rescue->filled) {
                 continue;
             }
-            if (stall->start + stall->ns <= rescue->calm_end) {
+            if (stall->start + stall->ns <= rescue->start) {
                 item = "calm_stall_ns";
-            } else if (stall->start + stall->ns <= rescue->start) {
-                continue;
             }
             print_value(label, item, stall->start - rescue->start, stall->ns);
         }
@@ -213,14 +209,12 @@ static void print_reads(const Label *label, const Rescue *rescue)
 static bool bench_rescue(Bench *bench, const Way *way, const Label *label,
                          Rescue *rescue, Error **errp)
 {
-    void *warm = bench_warm_new(bench->warm);
     size_t resident;
     bool ok;
 
+    bench_warm(bench->warm);
     rescue->touchers = bench_touchers_new(rescue->memory, bench->busy);
     g_usleep((SETTLE_NS + CALM_NS) / SCALE_US);
-    rescue->calm_end = get_clock();
-    munmap(warm, bench->warm);
     ok = bench_resident_peak_reset(errp);
     resident = bench_resident();
     if (ok) {

@@ -104,16 +104,8 @@ size_t bench_resident(void);
 size_t bench_resident_peak(void);
 bool bench_resident_peak_reset(Error **errp);
 
-/**
- * bench_warm_new: transparent huge pages that are there already
- *
- * A virtual machine's own host may take away what is free, within a second,
- * and give it back much more slowly than it is zeroed.  What was freed last is
- * still there, most often.
- *
- * Returns: memory for munmap()
- */
-void *bench_warm_new(size_t size);
+/* Make sure that the host's memory is there before it is measured. */
+void bench_warm(size_t size);
 
 /**
  * BenchStall: a touch that took longer than BENCH_STALL_NS, in nanoseconds
