@@ -20,11 +20,12 @@
 #include "trace.h"
 
 /*
- * Time for a virtual CPU that touched a page to be told of it first, and
- * then between two attempts: the guest acknowledges in milliseconds, or after
- * minutes (AMD guests poll).
+ * Time for a virtual CPU that touched a page to be told of it first, since a
+ * guest that is told twice blames the page twice; and then between two
+ * attempts: the guest acknowledges in milliseconds, or after minutes (AMD
+ * guests poll).
  */
-#define RAS_OPTIONAL_FIRST_MS 50
+#define RAS_OPTIONAL_FIRST_MS 500
 #define RAS_OPTIONAL_MIN_MS 10
 #define RAS_OPTIONAL_MAX_MS 1000
 
