@@ -34,18 +34,27 @@ static void test_touched(void)
     guest_quit(&g);
 }
 
+/* The guest was told of PAGE(0); @before: the block of that record */
+static bool start_unacknowledged(Guest *g, uint8_t *before)
+{
+    if (!guest_start_sea_only(g)) {
+        return false;
+    }
+    guest_boot(g);
+    guest_touch(g, PAGE(0));
+    guest_expect_touched(g, PAGE(0));
+    guest_block_read(g, SEA, before);
+    return true;
+}
+
 static void test_late(void)
 {
     uint8_t before[BLOCK_SIZE], after[BLOCK_SIZE];
     Guest g;
 
-    if (!guest_start_sea_only(&g)) {
+    if (!start_unacknowledged(&g, before)) {
         return;
     }
-    guest_boot(&g);
-    guest_touch(&g, PAGE(0));
-    guest_expect_touched(&g, PAGE(0));
-    guest_block_read(&g, SEA, before);
     guest_touch(&g, PAGE(1));
     guest_expect_quiet(&g, 900);
     guest_block_read(&g, SEA, after);
@@ -66,13 +75,9 @@ static void test_never(void)
     uint8_t before[BLOCK_SIZE], after[BLOCK_SIZE];
     Guest g;
 
-    if (!guest_start_sea_only(&g)) {
+    if (!start_unacknowledged(&g, before)) {
         return;
     }
-    guest_boot(&g);
-    guest_touch(&g, PAGE(0));
-    guest_expect_touched(&g, PAGE(0));
-    guest_block_read(&g, SEA, before);
     for (int i = 1; i < 4; i++) {
         guest_touch(&g, PAGE(i));
         guest_expect_quiet(&g, 900);
