@@ -23,7 +23,7 @@ class Arch:
     host_machine: tuple     # arguments of the QEMU that emulates the host
     host_console: str
     guest_machine: tuple    # arguments of the QEMU under test
-    guest_console: str      # on the guest kernel's command line
+    guest_early_console: str        # on the guest kernel's command line
     guest_firmware: tuple = ()      # arguments; none: QEMU's default
     guest_kernel_options: str = ''
     host_kernel_options: str = ''
@@ -63,8 +63,9 @@ X86_64 = Arch(
     host_machine=('-machine', 'q35', '-cpu', 'max,-erms,-fsrm,-la57'),
     host_console='ttyS0',
     guest_machine=('-machine', 'q35', '-cpu', 'host'),
-    guest_console='earlyprintk=serial console=hvc0',
-    guest_kernel_options='no_timer_check tsc=reliable',
+    guest_early_console='earlyprintk=serial',
+    # configuration space by memory costs an emulated instruction per access
+    guest_kernel_options='no_timer_check tsc=reliable pci=nommconf',
 )
 
 AARCH64 = Arch(
@@ -86,7 +87,7 @@ AARCH64 = Arch(
                   '-cpu', 'max,pauth=off'),
     host_console='ttyAMA0',
     guest_machine=('-machine', 'virt,ras=on,gic-version=host', '-cpu', 'host'),
-    guest_console='earlycon console=hvc0',
+    guest_early_console='earlycon',
     # ACPI, and with it the error records, come from the firmware
     guest_firmware=('-bios', 'QEMU_EFI.fd'),
     # no second console, on a serial port that costs an exit per character

@@ -118,10 +118,13 @@ class Vm:
         self.wait_ready()
 
     def _kernel_command_line(self):
-        return ('%s loglevel=4 panic=-1 nokaslr mitigations=off nowatchdog '
-                'audit=0 transparent_hugepage=never lab_scanned=%d '
-                'lab_quiet=%d lab_silent=%d %s %s' % (
-                    self.arch.guest_console, *self.regions, self.silent,
+        # a character on a serial port is an exit: only to see what went wrong
+        early = self.arch.guest_early_console if self.boots > 1 else ''
+        return ('%s console=hvc0 loglevel=4 panic=-1 nokaslr mitigations=off '
+                'nowatchdog audit=0 cryptomgr.notests ipv6.disable=1 '
+                'transparent_hugepage=never lab_scanned=%d lab_quiet=%d '
+                'lab_silent=%d %s %s' % (
+                    early, *self.regions, self.silent,
                     self.arch.guest_kernel_options, self.kernel_options))
 
     def restarted_itself(self, seconds=BOOT_SECONDS):
