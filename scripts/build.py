@@ -55,6 +55,8 @@ def environment(name):
         env.update(cross.environment())
     if shutil.which('ccache'):
         env['CC'] = 'ccache ' + env['CC']
+        # -MD gives the dependencies: no preprocessor run of ccache's own
+        env.setdefault('CCACHE_DEPEND', '1')
     return env
 
 
