@@ -126,10 +126,13 @@ void hugepage_fill_free(HugepageFill *fill)
     g_free(fill);
 }
 
-/* The empty region, registered and with what is known to be lost marked. */
+/*
+ * The empty region, registered and with what is known to be lost marked; the
+ * buffer of @job follows it.
+ */
 static void *fill_region(HugepageFill *fill, FillJob *job, Error **errp)
 {
-    void *region = hugepage_staging_new(&job->range, errp);
+    void *region = hugepage_staging_new(&job->range, job->piece, errp);
     size_t pages = fill_job_pages(job);
     size_t page;
     int ret = 0;
@@ -154,24 +157,11 @@ static void *fill_region(HugepageFill *fill, FillJob *job, Error **errp)
     }
     if (ret) {
         error_setg_errno(errp, -ret, "Cannot prepare empty memory");
-        munmap(region, job->range.size);
+        munmap(region, job->range.size + job->piece);
         return NULL;
     }
+    job->buffer = region + job->range.size;
     return region;
-}
-
-static void *fill_buffer(FillJob *job, Error **errp)
-{
-    HugepageRange range = job->range;
-    void *buffer;
-
-    range.size = job->piece;
-    buffer = hugepage_staging_new(&range, errp);
-    if (buffer && job->pieces > 1) {
-        /* A huge mapping can be moved as one. */
-        madvise(buffer, job->piece, MADV_HUGEPAGE);
-    }
-    return buffer;
 }
 
 /* Faults may come before mremap() is back, so the filler must know the job. */
@@ -213,20 +203,14 @@ bool hugepage_fill_swap(HugepageFill *fill, const HugepageRange *range,
                    range->size);
         return false;
     }
-    job->buffer = fill_buffer(job, errp);
-    if (!job->buffer) {
-        return false;
-    }
     region = fill_region(fill, job, errp);
     if (!region) {
-        munmap(job->buffer, job->piece);
         return false;
     }
     ret = fill_commit(fill, job, region);
     if (ret) {
         hugepage_range_restore(range);
-        munmap(region, range->size);
-        munmap(job->buffer, job->piece);
+        munmap(region, range->size + job->piece);
         error_setg_errno(errp, -ret, "Cannot move empty memory over the huge "
                          "page");
         return false;

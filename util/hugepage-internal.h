@@ -69,10 +69,20 @@ int hugepage_place(int uffd, int pagemap, bool can_move,
                    const HugepageRange *range, const unsigned long *lost,
                    uint8_t *buffer, size_t start, size_t end);
 
+/**
+ * hugepage_staging_new: address space for a replacement, with its settings
+ *
+ * Nothing is populated.  @more bytes follow the replacement, with the same
+ * settings.
+ *
+ * Returns: NULL with @errp set if there is none to be had
+ */
+void *hugepage_staging_new(const HugepageRange *range, size_t more,
+                           Error **errp);
+
 /* The pieces of hugepage_split() that hugepage_fill_swap() needs too. */
 bool hugepage_range_check(const HugepageRange *range, Error **errp);
 size_t hugepage_extent(const HugepageRange *range);
-void *hugepage_staging_new(const HugepageRange *range, Error **errp);
 void hugepage_read_extent(const HugepageRange *range,
                           const HugepageReader *reader, uint8_t *buffer,
                           size_t start, size_t end, unsigned long *lost);

@@ -96,53 +96,55 @@ static bool settings_apply(const HugepageSettings *settings, void *ptr,
  * instead of entries.  It stays inaccessible until it has its settings: nothing
  * is populated before the NUMA policy is known.
  */
-static void *staging_reserve(size_t size, Error **errp)
+static void *staging_reserve(size_t size, size_t align, Error **errp)
 {
     ERRP_GUARD();
-    uint8_t *ptr = mmap(NULL, 2 * size, PROT_NONE,
+    uint8_t *ptr = mmap(NULL, size + align, PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    uint8_t *staging = QEMU_ALIGN_PTR_UP(ptr, size);
+    uint8_t *staging = QEMU_ALIGN_PTR_UP(ptr, align);
     size_t head = staging - ptr;
 
     if (ptr == MAP_FAILED) {
         error_setg_errno(errp, errno, "Cannot reserve %zu bytes of address "
-                         "space", 2 * size);
+                         "space", size + align);
         error_append_hint(errp, "Raise RLIMIT_AS, or RLIMIT_MEMLOCK if memory "
                           "is locked.\n");
         return NULL;
     }
     if (head && munmap(ptr, head)) {
         staging = ptr;
-    } else if (munmap(staging + size, size - head) == 0) {
+    } else if (munmap(staging + size, align - head) == 0) {
         return staging;
     }
     error_setg_errno(errp, errno, "Cannot trim address space");
     error_append_hint(errp, "Raise /proc/sys/vm/max_map_count.\n");
     /* All that is left: nothing needs to be cut in two. */
-    munmap(staging, ptr + 2 * size - staging);
+    munmap(staging, ptr + size + align - staging);
     return NULL;
 }
 
-void *hugepage_staging_new(const HugepageRange *range, Error **errp)
+void *hugepage_staging_new(const HugepageRange *range, size_t more,
+                           Error **errp)
 {
-    void *staging = staging_reserve(range->size, errp);
+    size_t size = range->size + more;
+    void *staging = staging_reserve(size, range->size, errp);
 
     if (!staging) {
         return NULL;
     }
-    if (!settings_apply(&range->settings, staging, range->size, errp)) {
-        munmap(staging, range->size);
+    if (!settings_apply(&range->settings, staging, size, errp)) {
+        munmap(staging, size);
         return NULL;
     }
-    if (mprotect(staging, range->size, PROT_READ | PROT_WRITE)) {
+    if (mprotect(staging, size, PROT_READ | PROT_WRITE)) {
         error_setg_errno(errp, errno, "Cannot make new memory writable");
-        munmap(staging, range->size);
+        munmap(staging, size);
         return NULL;
     }
     /* A kernel built without either refuses: then there is no need. */
-    madvise(staging, range->size, MADV_UNMERGEABLE);
+    madvise(staging, size, MADV_UNMERGEABLE);
     if (range->size > hugepage_extent(range)) {
-        madvise(staging, range->size, MADV_HUGEPAGE);
+        madvise(staging, size, MADV_HUGEPAGE);
     }
     return staging;
 }
@@ -242,7 +244,7 @@ static void *staging_build(const HugepageRange *range,
                            const HugepageReader *reader, unsigned long *lost,
                            Error **errp)
 {
-    void *staging = hugepage_staging_new(range, errp);
+    void *staging = hugepage_staging_new(range, 0, errp);
 
     if (staging &&
         (!staging_fill(range, reader, staging, lost, errp) ||
