@@ -17,9 +17,12 @@
 #include "hugepage-filler.h"
 #include "hugepage-internal.h"
 
+/* Pieces that one read may bring */
+#define FILL_AT_ONCE 16
+
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FillJob, fill_job_free)
 
-static FillJob *job_new(const HugepageRange *range,
+static FillJob *job_new(HugepageFill *fill, const HugepageRange *range,
                         const unsigned long *known_lost, void *opaque)
 {
     g_autoptr(FillJob) job = g_try_new0(FillJob, 1);
@@ -32,6 +35,8 @@ static FillJob *job_new(const HugepageRange *range,
     job->piece = hugepage_extent(range);
     job->pieces = range->size / job->piece;
     job->left = job->pieces;
+    job->at_once = MIN(fill->ops->at_once ?: FILL_AT_ONCE, job->pieces);
+    job->batch = 1;
     job->lost = bitmap_try_new(fill_job_pages(job));
     job->started = bitmap_try_new(job->pieces);
     job->filled = bitmap_try_new(job->pieces);
@@ -132,7 +137,8 @@ void hugepage_fill_free(HugepageFill *fill)
  */
 static void *fill_region(HugepageFill *fill, FillJob *job, Error **errp)
 {
-    void *region = hugepage_staging_new(&job->range, job->piece, errp);
+    size_t buffer = job->at_once * job->piece;
+    void *region = hugepage_staging_new(&job->range, buffer, errp);
     size_t pages = fill_job_pages(job);
     size_t page;
     int ret = 0;
@@ -157,7 +163,7 @@ static void *fill_region(HugepageFill *fill, FillJob *job, Error **errp)
     }
     if (ret) {
         error_setg_errno(errp, -ret, "Cannot prepare empty memory");
-        munmap(region, job->range.size + job->piece);
+        munmap(region, job->range.size + buffer);
         return NULL;
     }
     job->buffer = region + job->range.size;
@@ -197,7 +203,7 @@ bool hugepage_fill_swap(HugepageFill *fill, const HugepageRange *range,
     if (!hugepage_range_check(range, errp)) {
         return false;
     }
-    job = job_new(range, known_lost, opaque);
+    job = job_new(fill, range, known_lost, opaque);
     if (!job) {
         error_setg(errp, "Cannot allocate memory for a huge page of %zu bytes",
                    range->size);
@@ -210,7 +216,7 @@ bool hugepage_fill_swap(HugepageFill *fill, const HugepageRange *range,
     ret = fill_commit(fill, job, region);
     if (ret) {
         hugepage_range_restore(range);
-        munmap(region, range->size + job->piece);
+        munmap(region, range->size + job->at_once * job->piece);
         error_setg_errno(errp, -ret, "Cannot move empty memory over the huge "
                          "page");
         return false;

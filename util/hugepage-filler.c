@@ -61,7 +61,7 @@ static void fill_read(HugepageFill *fill, FillJob *job, size_t pos, size_t end)
     size_t page;
 
     WITH_QEMU_LOCK_GUARD(&fill->lock) {
-        set_bit(pos / job->piece, job->started);
+        bitmap_set(job->started, pos / job->piece, (end - pos) / job->piece);
         bitmap_copy_with_src_offset(before, job->lost, first, pages);
     }
     hugepage_read_extent(&job->range, fill->reader ?: &reader, job->buffer,
@@ -126,29 +126,42 @@ static void fill_events(HugepageFill *fill)
     }
 }
 
-/* Brings one piece, however long it takes; or not, if it is not needed. */
-static void fill_piece(HugepageFill *fill, FillJob *job, size_t piece)
+/*
+ * Memory for @count pieces; fewer if there is not enough.
+ *
+ * Returns: how many, 0 if cancelled
+ */
+static size_t fill_populate(HugepageFill *fill, FillJob *job, size_t count)
 {
-    size_t pos = piece * job->piece;
-    size_t end = pos + job->piece;
     int ret;
 
-    while ((ret = hugepage_populate(job->buffer, job->piece,
+    while ((ret = hugepage_populate(job->buffer, count * job->piece,
                                     MADV_POPULATE_WRITE)) < 0) {
         /* This memory may have gone bad itself. */
-        madvise(job->buffer, job->piece, MADV_DONTNEED_LOCKED);
-        if (!fill_stuck(fill, job, ret)) {
-            return;
+        madvise(job->buffer, count * job->piece, MADV_DONTNEED_LOCKED);
+        if (count > 1) {
+            count = 1;
+        } else if (!fill_stuck(fill, job, ret)) {
+            return 0;
         }
         fill_events(fill);
     }
-    fill_read(fill, job, pos, end);
+    return count;
+}
+
+/* Returns: false if cancelled */
+static bool fill_place(HugepageFill *fill, FillJob *job, size_t piece,
+                       uint8_t *buffer)
+{
+    size_t pos = piece * job->piece;
+    int ret;
+
     while ((ret = hugepage_place(fill->uffd, fill->pagemap, fill->can_move,
-                                 &job->range, job->lost, job->buffer, pos,
-                                 end)) < 0) {
+                                 &job->range, job->lost, buffer, pos,
+                                 pos + job->piece)) < 0) {
         fill_events(fill);
         if (ret != -EAGAIN && !fill_stuck(fill, job, ret)) {
-            return;
+            return false;
         }
     }
     WITH_QEMU_LOCK_GUARD(&fill->lock) {
@@ -158,6 +171,52 @@ static void fill_piece(HugepageFill *fill, FillJob *job, size_t piece)
     if (test_and_clear_bit(piece, job->urgent)) {
         /* As above, for who came between two attempts to place. */
         uffd_wakeup(fill->uffd, job->range.host + pos, job->piece);
+    }
+    return true;
+}
+
+/* The processor's time that this thread has had */
+static int64_t fill_cpu_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return ts.tv_sec * NANOSECONDS_PER_SECOND + ts.tv_nsec;
+}
+
+/*
+ * Brings @piece, and as many as are missing behind it as one read may bring.
+ *
+ * Before Linux copies a byte it looks at each small page from there to the end
+ * of the huge page, or to the next one that it knows is bad, and takes a mutex
+ * each time (adjust_range_hwpoison() in fs/hugetlbfs/inode.c).  In a gigantic
+ * page that takes longer than to copy a piece, so a read that is slow beside
+ * the rest of the work shall bring more of them.
+ */
+static void fill_pieces(HugepageFill *fill, FillJob *job, size_t piece)
+{
+    size_t end = MIN(piece + job->batch, job->pieces);
+    size_t count = find_next_bit(job->filled, end, piece) - piece;
+    int64_t start = fill_cpu_ns();
+    int64_t populated, read, placed;
+    size_t i;
+
+    count = fill_populate(fill, job, count);
+    populated = fill_cpu_ns();
+    if (count) {
+        fill_read(fill, job, piece * job->piece, (piece + count) * job->piece);
+    }
+    read = fill_cpu_ns();
+    for (i = 0; i < count; i++) {
+        if (!fill_place(fill, job, piece + i, job->buffer + i * job->piece)) {
+            return;
+        }
+    }
+    placed = fill_cpu_ns();
+    if (read - populated > 2 * (populated - start + placed - read)) {
+        job->batch = MIN(2 * job->batch, job->at_once);
+    } else if (read - populated < populated - start + placed - read) {
+        job->batch = MAX(job->batch / 2, 1);
     }
 }
 
@@ -182,7 +241,7 @@ static void fill_release(HugepageFill *fill, FillJob *job)
         g_usleep(FILL_RETRY_MS * 1000);
         fill_events(fill);
     }
-    munmap(job->buffer, job->piece);
+    munmap(job->buffer, job->at_once * job->piece);
 }
 
 static void fill_finish(HugepageFill *fill, FillJob *job)
@@ -272,7 +331,7 @@ void *fill_thread(void *opaque)
         job = fill_next(fill, &piece);
         if (job) {
             if (!qatomic_read(&job->cancelled)) {
-                fill_piece(fill, job, piece);
+                fill_pieces(fill, job, piece);
             }
             if (!job->left) {
                 fill_finish(fill, job);

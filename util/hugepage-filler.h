@@ -26,7 +26,9 @@
  *     place; waited for
  * @left: pieces not filled
  * @hand: where to look for the next urgent piece, the filler's own
- * @buffer: one piece of memory to read into, the filler's own
+ * @buffer: memory to read into, @at_once pieces, the filler's own
+ * @at_once: pieces that one read may bring at most
+ * @batch: pieces that the next read is to bring, the filler's own
  * @swapped: the range is in its place
  * @cancelled: its content is not needed any more; atomic
  * @stuck: the owner knows that there is a difficulty
@@ -43,6 +45,8 @@ typedef struct FillJob {
     unsigned long *filled;
     unsigned long *urgent;
     uint8_t *buffer;
+    size_t at_once;
+    size_t batch;
     bool swapped;
     bool cancelled;
     bool stuck;

@@ -17,6 +17,9 @@
 #include "qemu/timer.h"
 #include "hugepage-internal.h"
 
+/* Huge mappings' worth of memory that is read at once */
+#define SPLIT_AT_ONCE 16
+
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
@@ -183,17 +186,19 @@ void hugepage_read_extent(const HugepageRange *range,
 /*
  * Memory is populated ahead of each read: a shortage must fail here and cost
  * nothing, while within read() it would be EFAULT and cost the guest a page.
+ * Few reads, since each looks at all small pages to the end of the huge page:
+ * see fill_pieces().
  */
 static bool staging_fill(const HugepageRange *range,
                          const HugepageReader *reader, uint8_t *staging,
                          unsigned long *lost, Error **errp)
 {
     ERRP_GUARD();
-    size_t extent = hugepage_extent(range);
+    size_t step = MIN(SPLIT_AT_ONCE * hugepage_extent(range), range->size);
     size_t pos;
 
-    for (pos = 0; pos < range->size; pos += extent) {
-        int ret = hugepage_populate(staging + pos, extent, MADV_POPULATE_WRITE);
+    for (pos = 0; pos < range->size; pos += step) {
+        int ret = hugepage_populate(staging + pos, step, MADV_POPULATE_WRITE);
 
         if (ret) {
             error_setg_errno(errp, -ret, "Cannot allocate %zu bytes for a "
@@ -202,7 +207,7 @@ static bool staging_fill(const HugepageRange *range,
                               "the limit of the control group.\n");
             return false;
         }
-        hugepage_read_extent(range, reader, staging + pos, pos, pos + extent,
+        hugepage_read_extent(range, reader, staging + pos, pos, pos + step,
                              lost);
     }
     return true;

@@ -34,6 +34,7 @@ typedef struct HugepageFill HugepageFill;
  *          range.  The bitmap of @result passes to the callee.
  * @stuck: the filler cannot go on now and will try again; @err says why and
  *         stays with the caller.  Called at most once per range.
+ * @at_once: for tests: how many pieces one read may bring, 0 for the default
  *
  * @opaque is what was given to hugepage_fill_swap().
  */
@@ -41,6 +42,7 @@ typedef struct HugepageFillOps {
     void (*lost)(void *opaque, size_t page);
     void (*filled)(void *opaque, HugepageSplitResult *result);
     void (*stuck)(void *opaque, Error *err);
+    unsigned at_once;
 } HugepageFillOps;
 
 /**

@@ -101,6 +101,7 @@ static const HugepageFillOps ops = {
     .lost = on_lost,
     .filled = on_filled,
     .stuck = on_stuck,
+    .at_once = 1,
 };
 
 /* Ranges */
@@ -153,7 +154,7 @@ static void range_destroy(FillRange *range)
 
 void fill_test_start(FillTest *test)
 {
-    test->fill = hugepage_fill_new(&ops, &test->reader, &error_abort);
+    test->fill = hugepage_fill_new(&test->ops, &test->reader, &error_abort);
 }
 
 bool fill_test_init(FillTest *test, const TestMemory *memories, size_t n)
@@ -164,7 +165,8 @@ bool fill_test_init(FillTest *test, const TestMemory *memories, size_t n)
     memset(test, 0, sizeof(*test));
     test->reader = (HugepageReader) { fill_test_read, test };
     test->hold = -1;
-    test->fill = hugepage_fill_new(&ops, &test->reader, &err);
+    test->ops = ops;
+    test->fill = hugepage_fill_new(&test->ops, &test->reader, &err);
     if (!test->fill) {
         g_test_skip(error_get_pretty(err));
         return false;

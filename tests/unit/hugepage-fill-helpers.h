@@ -64,6 +64,7 @@ typedef struct FillRange {
  * Each range is the second half of a file of its own, so that their file
  * offsets differ and tell the reader which one is meant.
  *
+ * @ops: one piece at once, unless a test changes it before it swaps
  * @on_piece: called in the filler's thread before it reads a piece
  * @order: pieces in the order of reading, numbered through all ranges by
  *         fill_piece_id()
@@ -72,6 +73,7 @@ typedef struct FillRange {
  */
 struct FillTest {
     HugepageFill *fill;
+    HugepageFillOps ops;
     HugepageReader reader;
     FillRange ranges[FILL_RANGES];
     size_t n;

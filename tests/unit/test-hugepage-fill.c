@@ -8,6 +8,7 @@
 #include "qapi/error.h"
 #include "qemu/atomic.h"
 #include "qemu/bitmap.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "hugepage-fill-helpers.h"
 
@@ -35,6 +36,16 @@ static void wait_held(FillTest *test)
 {
     g_assert(qemu_sem_timedwait(&test->held, FILL_PATIENCE) == 0);
     qatomic_set(&test->hold, -1);
+}
+
+static void assert_order(FillTest *test, const size_t *order, size_t n)
+{
+    size_t i;
+
+    g_assert_cmpuint(test->reads, ==, n);
+    for (i = 0; i < n; i++) {
+        g_assert_cmpuint(test->order[i], ==, order[i]);
+    }
 }
 
 typedef struct Load {
@@ -115,10 +126,7 @@ static void test_urgent(void)
             order[n++] = fill_piece_id(b, i);
         }
     }
-    g_assert_cmpuint(test.reads, ==, n);
-    for (i = 0; i < n; i++) {
-        g_assert_cmpuint(test.order[i], ==, order[i]);
-    }
+    assert_order(&test, order, n);
     fill_range_check(a);
     fill_range_check(b);
     fill_test_destroy(&test);
@@ -479,6 +487,103 @@ static void test_buffer(void)
     fill_test_destroy(&test);
 }
 
+/* A read that costs much, whatever it brings, brings more the next time. */
+
+static void burn(int64_t ns)
+{
+    struct timespec ts;
+    int64_t now, end = 0;
+
+    do {
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+        now = ts.tv_sec * NANOSECONDS_PER_SECOND + ts.tv_nsec;
+        end = end ?: now + ns;
+    } while (now < end);
+}
+
+static void read_slowly(FillRange *range, size_t piece, void *buffer)
+{
+    burn(100 * SCALE_MS);
+}
+
+static void test_slow_reads(void)
+{
+    static const size_t doubled[] = { 0, 1, 3, 7 };
+    /* One that is waited for first; then what it left out, and the rest. */
+    static const size_t around[] = { 0, 2, 1, 4 };
+    /* A read ends before a page that cannot be read; the next one behind it. */
+    static const size_t interrupted[] = { 0, 1, 3, 4, 5, 7 };
+    FillTest test;
+    FillRange *range = &test.ranges[0];
+    Load wanted = { range, 2 * 2 * MiB + 8 };
+    Waiter waiter;
+
+    if (!fill_test_init(&test, &files[1], 1)) {
+        return;
+    }
+    test.ops.at_once = 0;
+    test.on_piece = read_slowly;
+    fill_range_swap(range);
+    fill_range_wait(range);
+    fill_range_check(range);
+    assert_order(&test, doubled, ARRAY_SIZE(doubled));
+
+    fill_range_renew(range);
+    hold_at(&test, range, 0);
+    fill_range_swap(range);
+    wait_held(&test);
+    waiter_start(&waiter, load, &wanted);
+    qemu_sem_post(&test.release);
+    waiter_join(&waiter);
+    fill_range_wait(range);
+    fill_range_check(range);
+    assert_order(&test, around, ARRAY_SIZE(around));
+
+    fill_range_renew(range);
+    fill_range_set_unreadable(range, 4 * 512 + 511);
+    fill_range_set_known(range, 5 * 512);
+    test.reads = 0;
+    fill_range_swap(range);
+    fill_range_wait(range);
+    fill_range_check(range);
+    assert_order(&test, interrupted, ARRAY_SIZE(interrupted));
+    fill_test_destroy(&test);
+}
+
+/* No memory for many: it is taken piece by piece, and nobody is told. */
+
+static bool has_failed;
+
+static void fail_once(FillRange *range, size_t piece, void *buffer)
+{
+    burn(100 * SCALE_MS);
+    has_failed |= faults_disarm();
+    if (piece == 1) {
+        /* Two pieces are placed by a call each, then four are populated. */
+        faults_arm(3, 1, ENOMEM);
+    }
+}
+
+static void test_slow_reads_short(void)
+{
+    static const size_t order[] = { 0, 1, 3, 4 };
+    FillTest test;
+    FillRange *range = &test.ranges[0];
+
+    if (!fill_test_init(&test, &files[1], 1)) {
+        return;
+    }
+    test.ops.at_once = 0;
+    test.on_piece = fail_once;
+    fill_range_swap(range);
+    fill_range_wait(range);
+    fill_range_check(range);
+    g_assert(has_failed);
+    g_assert_cmpuint(range->stuck, ==, 0);
+    assert_order(&test, order, ARRAY_SIZE(order));
+    fill_test_destroy(&test);
+}
+
 /* Torture */
 
 static void trouble(FillRange *range, size_t piece, void *buffer)
@@ -494,6 +599,9 @@ static void trouble(FillRange *range, size_t piece, void *buffer)
     range->fake.error = errors[g_rand_int_range(rand, 0, ARRAY_SIZE(errors))];
     if (dice < 16) {
         faults_arm(1, 1 + dice % 3, dice == 7 ? ENOMEM : EAGAIN);
+    }
+    if (dice % 8 == 1) {
+        burn(SCALE_MS);
     }
     if (dice >= 60) {
         g_usleep(g_rand_int_range(rand, 0, 1000));
@@ -590,6 +698,7 @@ static void torture(const TestMemory *memories, size_t n, unsigned rounds)
 
     if (fill_test_init(&test, memories, n)) {
         test.on_piece = trouble;
+        test.ops.at_once = 0;
         for (round = 0; round < rounds; round++) {
             FillRange *active[FILL_RANGES];
             size_t count = choose(&test, active, rand);
@@ -640,6 +749,8 @@ int main(int argc, char **argv)
     g_test_add_func("/hugepage-fill/cancel/waiters", test_cancel);
     g_test_add_func("/hugepage-fill/cancel/stuck", test_cancel_stuck);
     g_test_add_func("/hugepage-fill/buffer", test_buffer);
+    g_test_add_func("/hugepage-fill/slow-reads", test_slow_reads);
+    g_test_add_func("/hugepage-fill/slow-reads/short", test_slow_reads_short);
     g_test_add_func("/hugepage-fill/torture/hugetlb", test_torture_hugetlb);
     g_test_add_func("/hugepage-fill/torture/file", test_torture_file);
     return g_test_run();
