@@ -18,7 +18,7 @@
 #include "hugepage-internal.h"
 
 /* Pieces that one read may bring */
-#define FILL_AT_ONCE 16
+#define FILL_AT_ONCE 8
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FillJob, fill_job_free)
 

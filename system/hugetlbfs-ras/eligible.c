@@ -16,7 +16,7 @@
 #include "ras.h"
 
 /* What the host should have left when the copy is made. */
-#define RAS_MEMORY_MARGIN (48 * MiB)
+#define RAS_MEMORY_MARGIN (16 * MiB)
 
 /* MemAvailable of /proc/meminfo, in bytes; UINT64_MAX if unknown. */
 static uint64_t ras_host_available(void)
