@@ -167,7 +167,8 @@ def as_new(lab, vm, page):
 
 
 def reset(lab):
-    with lab.vm() as vm:
+    # little memory: all of it is looked at afterwards
+    with lab.vm(memory_mib=256) as vm:
         page = vm.blocks('A')[5] + 5 * PAGE
         vm.poison(page)
         lab.done(vm, [page])
