@@ -255,6 +255,53 @@ static void test_lost_block(void)
     guest_quit(&g);
 }
 
+/* Returns: @g without its machine, which is in the file @uri now. */
+static Guest leave(Guest *g, const char *uri)
+{
+    Guest left = *g;
+
+    qobject_unref(ras_qmp(g->vm, "{ 'execute': 'migrate',"
+                          "  'arguments': { 'uri': %s } }", uri));
+    ras_event_wait(g->vm, "STOP", 1);
+    g->files = NULL;
+    guest_quit(g);
+    return left;
+}
+
+/* The guest knows its tables, the new QEMU where they are and all that came. */
+static void test_migrated(void)
+{
+    g_autofree char *file = g_strdup_printf("%s/hugetlbfs-ras-%d",
+                                            g_get_tmp_dir(), getpid());
+    g_autofree char *uri = g_strdup_printf("file:%s", file);
+    const uint64_t at[] = { PAGE(0), PAGE(1) };
+    Guest g, left;
+
+    if (!guest_start(&g, "")) {
+        return;
+    }
+    guest_boot(&g);
+    left = leave(&g, uri);
+    g_assert_true(guest_start(&g, "-incoming defer"));
+    qobject_unref(ras_qmp(g.vm, "{ 'execute': 'migrate-incoming',"
+                          "  'arguments': { 'uri': %s } }", uri));
+    ras_event_wait(g.vm, "RESUME", 1);
+    unlink(file);
+    g.files = left.files;
+    g.errors = left.errors;
+    guest_expect_errors_file(&g);
+
+    ras_inject(g.vm, at, 1, false);
+    guest_tell(&g);
+    guest_expect_block(&g, ASYNC, at, 1);
+    guest_touch(&g, PAGE(1));
+    guest_expect_touched(&g, PAGE(1));
+    guest_acknowledge(&g, ASYNC);
+    guest_expect_quiet(&g, 2000);
+    g_assert_cmpint(ras_untold(g.vm), ==, 0);
+    guest_quit(&g);
+}
+
 void ras_add_ghes_tests(void)
 {
     ras_add_hest_tests();
@@ -265,6 +312,7 @@ void ras_add_ghes_tests(void)
     qtest_add_func("/hugetlbfs-ras/ghes/untouched", test_untouched);
     qtest_add_func("/hugetlbfs-ras/ghes/both", test_both);
     qtest_add_func("/hugetlbfs-ras/ghes/reset", test_reset);
+    qtest_add_func("/hugetlbfs-ras/ghes/migrated", test_migrated);
     qtest_add_func("/hugetlbfs-ras/ghes/lost-block", test_lost_block);
     qtest_add_data_func("/hugetlbfs-ras/ghes/none/no-firmware", "",
                         test_no_records);
