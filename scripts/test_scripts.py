@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,9 @@ from unittest import mock
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import ahead                # noqa: E402
 import build                # noqa: E402
+import check                # noqa: E402
 import cross                # noqa: E402
 import debian               # noqa: E402
 import packages             # noqa: E402
@@ -243,6 +246,35 @@ class Cross(unittest.TestCase):
             self.assertEqual(
                 self.built(function, arch),
                 ('/build/%s/qemu-system-%s' % (path, arch), purposes))
+
+    def test_built_ahead(self):
+        groups = {g.name: (g, ['x']) for g in check.GROUPS}
+
+        def starts(*names):
+            chosen = [groups[n] for n in names]
+            return [g.name for g, _ in chosen if check.build_ahead(chosen, g)]
+        self.assertEqual(starts(*groups), ['unit'])
+        self.assertEqual(starts('style', 'lab', 'lab-arm64'), ['lab'])
+        self.assertEqual(starts('style', 'lab-arm64'), [])
+        self.assertEqual(starts('style', 'unit', 'lab'), [])
+
+    def test_build_ahead_ends(self):
+        job = ahead.Ahead('aarch64')
+        job.join()
+        job.stop()
+        with mock.patch('packages.ensure'), mock.patch('build.tools'), \
+                mock.patch('build.prepare.prepare'), \
+                mock.patch('ui.say'), \
+                mock.patch('ahead.BUILD', self.root.parent), \
+                mock.patch('subprocess.Popen', self.sleeper):
+            job.start()
+        self.assertIsNone(job.job.poll())
+        job.stop()
+        self.assertEqual(job.job.returncode, -signal.SIGTERM)
+
+    @staticmethod
+    def sleeper(cmd, _popen=subprocess.Popen, **options):
+        return _popen(['sleep', '60'], **options)
 
     def test_environment(self):
         with mock.patch('build.tools', lambda: Path('/tools')), \
