@@ -50,16 +50,32 @@ static uint8_t *ras_first_poison(uint8_t *host, size_t length)
     return NULL;
 }
 
-/* Returns false if bytes are lost for good. */
+/*
+ * Is something being recovered, or was it just now?  Then a failure may be of
+ * the time before, though nothing is wrong any more.
+ */
+static bool ras_is_recent(HugetlbfsRas *ras)
+{
+    int64_t last = qatomic_read(&ras->last_work);
+
+    return qatomic_read(&ras->busy) ||
+           (last && get_clock() - last < RAS_RECENT_NS);
+}
+
+/*
+ * Returns false if bytes are lost for good; @ours is set if some can be
+ * recovered, @recovered if some were.
+ */
 static bool ras_retry_buffer(HugetlbfsRas *ras, uint8_t *host, size_t length,
-                             bool *recovered)
+                             bool *ours, bool *recovered)
 {
     for (size_t n; length; host += n, length -= n) {
-        bool ours;
+        bool here;
         uint8_t *bad;
 
-        n = ras_piece(ras, host, length, &ours);
-        bad = ours ? ras_first_poison(host, n) : NULL;
+        n = ras_piece(ras, host, length, &here);
+        *ours |= here;
+        bad = here ? ras_first_poison(host, n) : NULL;
         if (bad) {
             SigbusReport report = { .addr = bad, .action_required = true };
 
@@ -78,6 +94,7 @@ bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt)
 {
     HugetlbfsRas *ras = &hugetlbfs_ras;
     bool recovered = false;
+    bool ours = false;
     bool lost = false;
 
     if (errno != EFAULT || !ras->started) {
@@ -85,10 +102,10 @@ bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt)
     }
     for (int i = 0; i < iovcnt && !lost; i++) {
         lost = !ras_retry_buffer(ras, iov[i].iov_base, iov[i].iov_len,
-                                 &recovered);
+                                 &ours, &recovered);
     }
     errno = EFAULT;
-    return recovered && !lost;
+    return !lost && (recovered || (ours && ras_is_recent(ras)));
 }
 
 bool hugetlbfs_ras_retry_emulation(void)
@@ -97,11 +114,8 @@ bool hugetlbfs_ras_retry_emulation(void)
     int64_t start = get_clock();
 
     while (ras->started && get_clock() - start < RAS_SIGNAL_NS) {
-        int64_t last = qatomic_read(&ras->last_work);
-
         g_usleep(RAS_LOOK_US);
-        if (qatomic_read(&ras->busy) ||
-            (last && get_clock() - last < RAS_RECENT_NS)) {
+        if (ras_is_recent(ras)) {
             return true;
         }
     }
