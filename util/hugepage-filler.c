@@ -198,24 +198,25 @@ static void fill_pieces(HugepageFill *fill, FillJob *job, size_t piece)
     size_t end = MIN(piece + job->batch, job->pieces);
     size_t count = find_next_bit(job->filled, end, piece) - piece;
     int64_t start = fill_cpu_ns();
-    int64_t populated, read, placed;
+    int64_t read_ns, other_ns;
     size_t i;
 
     count = fill_populate(fill, job, count);
-    populated = fill_cpu_ns();
-    if (count) {
-        fill_read(fill, job, piece * job->piece, (piece + count) * job->piece);
+    if (!count) {
+        return;
     }
-    read = fill_cpu_ns();
+    read_ns = -fill_cpu_ns();
+    fill_read(fill, job, piece * job->piece, (piece + count) * job->piece);
+    read_ns += fill_cpu_ns();
     for (i = 0; i < count; i++) {
         if (!fill_place(fill, job, piece + i, job->buffer + i * job->piece)) {
             return;
         }
     }
-    placed = fill_cpu_ns();
-    if (read - populated > 2 * (populated - start + placed - read)) {
+    other_ns = fill_cpu_ns() - start - read_ns;
+    if (read_ns > 2 * other_ns) {
         job->batch = MIN(2 * job->batch, job->at_once);
-    } else if (read - populated < populated - start + placed - read) {
+    } else if (read_ns < other_ns) {
         job->batch = MAX(job->batch / 2, 1);
     }
 }
