@@ -506,6 +506,14 @@ static void read_slowly(FillRange *range, size_t piece, void *buffer)
     burn(100 * SCALE_MS);
 }
 
+static void fill_in_order(FillRange *range, const size_t *order, size_t n)
+{
+    fill_range_swap(range);
+    fill_range_wait(range);
+    fill_range_check(range);
+    assert_order(range->test, order, n);
+}
+
 static void test_slow_reads(void)
 {
     static const size_t doubled[] = { 0, 1, 3, 7 };
@@ -523,10 +531,7 @@ static void test_slow_reads(void)
     }
     test.ops.at_once = 0;
     test.on_piece = read_slowly;
-    fill_range_swap(range);
-    fill_range_wait(range);
-    fill_range_check(range);
-    assert_order(&test, doubled, ARRAY_SIZE(doubled));
+    fill_in_order(range, doubled, ARRAY_SIZE(doubled));
 
     fill_range_renew(range);
     hold_at(&test, range, 0);
@@ -543,10 +548,7 @@ static void test_slow_reads(void)
     fill_range_set_unreadable(range, 4 * 512 + 511);
     fill_range_set_known(range, 5 * 512);
     test.reads = 0;
-    fill_range_swap(range);
-    fill_range_wait(range);
-    fill_range_check(range);
-    assert_order(&test, interrupted, ARRAY_SIZE(interrupted));
+    fill_in_order(range, interrupted, ARRAY_SIZE(interrupted));
     fill_test_destroy(&test);
 }
 
@@ -575,12 +577,9 @@ static void test_slow_reads_short(void)
     }
     test.ops.at_once = 0;
     test.on_piece = fail_once;
-    fill_range_swap(range);
-    fill_range_wait(range);
-    fill_range_check(range);
+    fill_in_order(range, order, ARRAY_SIZE(order));
     g_assert(has_failed);
     g_assert_cmpuint(range->stuck, ==, 0);
-    assert_order(&test, order, ARRAY_SIZE(order));
     fill_test_destroy(&test);
 }
 
