@@ -125,13 +125,20 @@ static void bury(void *page)
     }
 }
 
+/* At once: another thread finds the bad page or the pattern, never zeros. */
 static void replace(struct area *a, size_t i)
 {
-    if (mmap(a->base + i * PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_FIXED |
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0) == MAP_FAILED) {
+    void *fresh = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+                       MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+    if (fresh == MAP_FAILED) {
         _exit(3);
     }
-    pattern_fill(words(a, i), seed_of(a, i));
+    pattern_fill(fresh, seed_of(a, i));
+    if (mremap(fresh, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+               a->base + i * PAGE) == MAP_FAILED) {
+        _exit(3);
+    }
 }
 
 static void lose(struct area *a, size_t i, siginfo_t *info)
