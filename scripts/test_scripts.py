@@ -171,6 +171,21 @@ class Project(unittest.TestCase):
                          PATCH.replace('hook', 'edit'))
         self.assertNotIn('copy of', self.good('prepare.py'))
 
+    def test_refresh_after_a_build(self):
+        for arch in ('arm', 'aarch64'):
+            self.write(self.src / 'configs/devices' / (arch + '-softmmu') /
+                       'default.mak', '# CONFIG_BOARD=n\n# CONFIG_ARM_VIRT=n\n')
+        self.good('prepare.py')
+        self.write(self.root / 'scripts/devices.py',
+                   'import build, prepare\n'
+                   'build._leave_boards_out(prepare.TREE)\n')
+        for _ in range(2):
+            self.good('devices.py')
+        config = self.tree / 'configs/devices/aarch64-softmmu/emulator.mak'
+        self.assertEqual(config.read_text(),
+                         'include default.mak\n' + 'CONFIG_BOARD=n\n' * 2)
+        self.good('refresh.py')
+
     def test_refresh_takes_another_file(self):
         self.good('prepare.py')
         self.write(self.tree / 'b.c', 'b\nedit\n')
