@@ -98,7 +98,7 @@ AARCH64 = Arch(
     # what depends on how the guest is told; the rest is the same code as on
     # x86 and runs when named
     cases=('self', 'control', 'a', 'b', 'c', 'f', 'i', 'd', 'a-noghes',
-           'a-noras', 'a-dt', 'f-panic', 'dump', 'rasdaemon'),
+           'a-noras', 'a-dt', 'f-panic', 'dump', 'rasdaemon', 'a-16k'),
 )
 
 ARCHS = {a.name: a for a in (X86_64, AARCH64)}

@@ -30,10 +30,14 @@ class Assets:
         self.dir = layout.BUILD / 'lab' / arch.name
         self.dir.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self):
-        """Everything except the QEMU under test."""
+    def prepare(self, host_kernels=('',)):
+        """Everything except the QEMU under test.
+
+        @host_kernels: what follows the name of the usual kernel's package
+        """
         a = self.arch
-        self.host_kernel = self._kernel(a.host_package, a.host_modules)
+        self.host_kernels = {k: self._kernel(a.host_package + k, a.host_modules)
+                             for k in host_kernels}
         self.guest_kernel = self._kernel(a.guest_package, a.guest_modules)
         self.firmware = self._unpacked('firmware', a.firmware_packages,
                                        self._pick_firmware)
@@ -140,7 +144,7 @@ class Assets:
             Path(str(out) + '.part').rename(out)
         return out
 
-    def host_image(self, qemu, init, path):
+    def host_image(self, qemu, kernel, init, path):
         """The emulated host's initramfs, with @qemu and shell script @init."""
         qemu = self.stripped(qemu)
         with Initramfs(path) as image:
@@ -158,7 +162,7 @@ class Assets:
                 image.file('guest/' + name, path)
             for n, mod in enumerate(self.arch.host_modules):
                 image.file('modules/%02d-%s.ko' % (n, mod),
-                           self.host_kernel / (mod + '.ko'))
+                           self.host_kernels[kernel] / (mod + '.ko'))
             image.data('disk', disk_pattern(512))
             for name in ('proc', 'sys', 'dev', 'tmp', 'huge'):
                 image.directory(name)

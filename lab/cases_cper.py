@@ -95,6 +95,19 @@ def administrator(lab):
         lab.done(vm, pages)
 
 
+def larger_small_pages(lab):
+    """What the host loses at once is several pages of the guest."""
+    small, huge = 16 << 10, 32 << 20
+    with lab.vm() as vm:
+        blocks = vm.blocks('A')
+        page = blocks[9] + 33 * PAGE
+        start = page // small * small
+        vm.poison(page)
+        lab.done(vm, range(start, start + small, PAGE), huge=huge, small=small)
+        lab.expect.page_sizes(vm, split=[page], whole=[page + huge],
+                              sizes=(small >> 10, huge >> 10))
+
+
 CPER = (
     Case('a-noghes', 'two errors, the guest ignores records', records_ignored,
          archs=ARCHS),
@@ -107,4 +120,6 @@ CPER = (
     Case('dump', 'all memory is read after an error', read_all, archs=ARCHS),
     Case('rasdaemon', 'rasdaemon decodes two errors', administrator,
          archs=ARCHS),
+    Case('a-16k', 'small pages of 16 KiB: one error costs 4 pages of the guest',
+         larger_small_pages, pool='32M', archs=ARCHS),
 )

@@ -54,10 +54,11 @@ class Host:
     """One boot of the emulated host; `with Host(...) as host`."""
 
     def __init__(self, assets, qemu, host_qemu, name, pagesize='2M',
-                 memory_mib=1536, options=''):
+                 memory_mib=1536, options='', kernel=''):
         self.assets, self.qemu, self.host_qemu = assets, qemu, host_qemu
         self.name, self.pagesize = name, pagesize
         self.memory_mib, self.options = memory_mib, options
+        self.kernel = kernel    # of Assets.host_kernels
         self.boots = 0
         self.failed = False
         self.process = None
@@ -66,8 +67,8 @@ class Host:
 
     def __enter__(self):
         image = self.assets.dir / ('host-%s.cpio' % self.name)
-        self.assets.host_image(self.qemu, INIT.format(pagesize=self.pagesize),
-                               image)
+        self.assets.host_image(self.qemu, self.kernel,
+                               INIT.format(pagesize=self.pagesize), image)
         self.image = image
         for _ in range(BOOTS):
             try:
@@ -115,7 +116,8 @@ class Host:
                '-no-user-config', '-display', 'none', '-no-reboot',
                '-accel', 'tcg,thread=multi,tb-size=512', *arch.host_machine,
                '-smp', '2', '-m', str(self.memory_mib),
-               '-kernel', str(assets.host_kernel / 'kernel'),
+               '-kernel',
+               str(assets.host_kernels[self.kernel] / 'kernel'),
                '-initrd', str(self.image), '-append', append,
                '-serial', 'stdio', '-device', 'virtio-serial-pci']
         for n, (name, fd) in enumerate(zip(PORTS, fds), 1):

@@ -29,6 +29,9 @@ from vm import Dead, NoBoot
 POOLS = {
     '2M': dict(memory_mib=1536, options='hugepages=288'),
     '1G': dict(memory_mib=4352, options='hugepagesz=1G hugepages=2'),
+    # an arm64 host whose small pages have 16 KiB, with its usual huge pages
+    '32M': dict(memory_mib=1536, options='hugepagesz=32M hugepages=18',
+                kernel='-16k'),
 }
 CASES = COMMON + CPER
 HOSTS = 3               # for a case, as long as nothing was injected
@@ -90,7 +93,7 @@ def table(results):
 
 
 def free_pages(host, pool):
-    kib = {'2M': 2048, '1G': 1048576}[pool]
+    kib = {'2M': 2048, '1G': 1048576, '32M': 32768}[pool]
     return int(host.sh('cat /sys/kernel/mm/hugepages/hugepages-%dkB/'
                        'free_hugepages' % kib).split()[0])
 
@@ -186,7 +189,8 @@ def main():
     assets = Assets(ARCHS[args.arch])
     check_tools(assets.arch)
     with contextlib.redirect_stdout(sys.stderr):
-        assets.prepare()
+        assets.prepare(sorted({POOLS[c.pool].get('kernel', '')
+                               for c in cases}))
     start = time.monotonic()
     with layout.only_one(assets.dir / 'lock'):
         results = run(assets, cases, args)

@@ -289,10 +289,10 @@ class Vm:
         """What the guest lost: list of dictionaries."""
         result = []
         for word in self.guest('lost'):
-            area, gpa, code, lsb, expected = word.split(':')
+            area, gpa, code, lsb, accessed = word.split(':')
             result.append({'area': area, 'gpa': int(gpa, 16),
                            'code': int(code), 'lsb': int(lsb),
-                           'expected': expected == '1'})
+                           'accessed': int(accessed, 16)})
         return result
 
     def failures(self):

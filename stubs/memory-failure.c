@@ -7,7 +7,8 @@
 #include "qemu/osdep.h"
 #include "system/memory-failure.h"
 
-MemoryFailureResult memory_failure_deliver(CPUState *cpu, hwaddr gpa,
+MemoryFailureResult memory_failure_deliver(CPUState *cpu, const hwaddr *gpas,
+                                           size_t count, size_t *told,
                                            MemoryFailureKind kind)
 {
     return MEMORY_FAILURE_UNABLE;

@@ -14,8 +14,20 @@
 #include "exec/hwaddr.h"
 #include "hw/core/cpu.h"
 
-/* More pages than this are not worth collecting for memory_failure_inform() */
+/* What guests are told of: the smallest page of all that we have */
+#define MEMORY_FAILURE_SIZE 4096
+
+/*
+ * More pages than this are not worth collecting for memory_failure_inform();
+ * a page of the host has no more (64 KiB)
+ */
 #define MEMORY_FAILURE_INFORM_MAX 16
+
+/*
+ * From touch to touch the first page moves on by this: odd, so that each one is
+ * first in its turn; no more than fit in one record, so that none is left out
+ */
+#define MEMORY_FAILURE_TURN 5
 
 /**
  * MemoryFailureKind: how sure it is that the virtual CPU is at the access
@@ -48,15 +60,47 @@ typedef enum MemoryFailureResult {
 } MemoryFailureResult;
 
 /**
+ * memory_failure_pages: what one page of the host holds
+ *
+ * The host's kernel names the page of its own that was touched.  A guest with
+ * smaller pages may have touched any that is in it.
+ *
+ * @gpa: guest-physical address of the host's page
+ * @size: of the host's page, in bytes
+ * @turn: how many touches of lost memory there were before.  The order depends
+ *     on it: no record repeats the previous one (Linux ignores repetitions),
+ *     and if a record cannot hold all pages, the next ones have the others.
+ * @gpas: set to guest-physical addresses of 4 KiB each
+ *
+ * Returns: how many
+ */
+static inline size_t
+memory_failure_pages(hwaddr gpa, size_t size, unsigned turn,
+                     hwaddr gpas[MEMORY_FAILURE_INFORM_MAX])
+{
+    size_t count = MIN(size / MEMORY_FAILURE_SIZE, MEMORY_FAILURE_INFORM_MAX);
+
+    for (size_t i = 0; i < count; i++) {
+        gpas[i] = gpa + (i + turn * MEMORY_FAILURE_TURN) % count *
+                        MEMORY_FAILURE_SIZE;
+    }
+    return count;
+}
+
+/**
  * memory_failure_deliver: tell a virtual CPU of the lost page that it touched
  *
  * @cpu: the virtual CPU
- * @gpa: guest-physical address, 4 KiB aligned
+ * @gpas: guest-physical addresses, 4 KiB aligned; it touched one of these
+ * @count: how many, at least one
+ * @told: set to how many of them, from the first one on, the guest is told of
+ *     if it is told
  * @kind: see there
  *
  * Context: BQL; the thread of @cpu.
  */
-MemoryFailureResult memory_failure_deliver(CPUState *cpu, hwaddr gpa,
+MemoryFailureResult memory_failure_deliver(CPUState *cpu, const hwaddr *gpas,
+                                           size_t count, size_t *told,
                                            MemoryFailureKind kind);
 
 /**
@@ -71,6 +115,19 @@ MemoryFailureResult memory_failure_deliver(CPUState *cpu, hwaddr gpa,
  */
 MemoryFailureResult memory_failure_inform(const hwaddr *gpas, size_t count,
                                           size_t *told);
+
+/**
+ * memory_failure_unrecovered: tell a guest of a host's page that is all lost
+ *
+ * For Arm guests whose memory is not recovered; x86 has its own for them.
+ *
+ * @cpu: the virtual CPU that touched it, or any
+ * @gpa: guest-physical address of anything in it
+ * @touched: @cpu touched it
+ *
+ * Context: BQL; if @touched the thread of @cpu.
+ */
+void memory_failure_unrecovered(CPUState *cpu, hwaddr gpa, bool touched);
 
 /**
  * memory_failure_reset: forget everything about earlier deliveries

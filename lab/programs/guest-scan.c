@@ -41,7 +41,7 @@ struct area {
 struct lost {
     uint64_t gpa;
     int code, lsb;
-    bool expected;              /* si_addr is in the page being accessed */
+    uint64_t accessed;          /* guest-physical, what the thread was at */
     char area;
 };
 
@@ -141,6 +141,19 @@ static void replace(struct area *a, size_t i)
     }
 }
 
+/* What make_area() or scan_blocks() has found; 0: no page of ours */
+static uint64_t gpa_known(const uint8_t *addr)
+{
+    for (int k = 0; k < 2; k++) {
+        const struct area *a = &areas[k];
+
+        if (addr >= a->base && addr < a->base + a->pages * PAGE) {
+            return a->page[(addr - a->base) / PAGE].gpa;
+        }
+    }
+    return 0;
+}
+
 static void lose(struct area *a, size_t i, siginfo_t *info)
 {
     struct page *p = &a->page[i];
@@ -158,7 +171,7 @@ static void lose(struct area *a, size_t i, siginfo_t *info)
     if (n < MAX_LOST) {
         lost[n] = (struct lost) {
             .gpa = p->gpa, .code = info->si_code, .lsb = info->si_addr_lsb,
-            .expected = accessing == a->base + i * PAGE, .area = a->name,
+            .accessed = gpa_known(accessing), .area = a->name,
         };
     }
     if (info->si_code == BUS_OBJERR) {
@@ -377,18 +390,18 @@ void scan_wait(int argc, char **argv)
     scan_stat(0, NULL);
 }
 
-/* lost: area:gpa:si_code:lsb:(si_addr right?) of each lost page */
+/* lost: area:gpa:si_code:lsb:(gpa that was accessed) of each lost page */
 void scan_lost(int argc, char **argv)
 {
-    static char out[MAX_LOST * 40];
+    static char out[MAX_LOST * 56];
     unsigned n = n_lost < MAX_LOST ? n_lost : MAX_LOST;
     size_t len = 0;
 
     out[0] = 0;
     for (unsigned i = 0; i < n; i++) {
-        len += sprintf(out + len, " %c:0x%llx:%d:%d:%d", lost[i].area,
+        len += sprintf(out + len, " %c:0x%llx:%d:%d:0x%llx", lost[i].area,
                        (unsigned long long)lost[i].gpa, lost[i].code,
-                       lost[i].lsb, lost[i].expected);
+                       lost[i].lsb, (unsigned long long)lost[i].accessed);
     }
     say("ok%s", out);
 }

@@ -49,8 +49,9 @@ static int open_of(const char *pid, const char *file, int flags)
 static uint64_t frame(int pagemap, uint64_t addr)
 {
     uint64_t entry = 0;
+    off_t at = addr / sysconf(_SC_PAGESIZE) * sizeof(entry);
 
-    if (pread(pagemap, &entry, 8, addr / PAGE * 8) != 8) {
+    if (pread(pagemap, &entry, sizeof(entry), at) != sizeof(entry)) {
         die("pagemap");
     }
     if (!(entry >> 63)) {

@@ -205,29 +205,64 @@ static RasPage *ras_lost_page_at(HugetlbfsRas *ras, void *host,
     return page && ras_page_is_lost(page, *offset) ? page : NULL;
 }
 
+void *ras_gpa_to_host(hwaddr gpa)
+{
+    MemoryRegion *mr;
+    hwaddr offset, len = 1;
+
+    RCU_READ_LOCK_GUARD();
+    mr = address_space_translate(&address_space_memory, gpa, &offset, &len,
+                                 false, MEMTXATTRS_UNSPECIFIED);
+    if (!memory_region_is_ram(mr)) {
+        return NULL;
+    }
+    return (uint8_t *)memory_region_get_ram_ptr(mr) + offset;
+}
+
+/* Lock held.  Returns false if nothing is lost there. */
+static bool ras_set_told(HugetlbfsRas *ras, hwaddr gpa, bool told)
+{
+    void *host = ras_gpa_to_host(gpa);
+    uint64_t offset;
+    RasPage *page = host ? ras_lost_page_at(ras, host, &offset) : NULL;
+
+    if (page) {
+        ras_page_set_told(page, offset, told);
+    }
+    return page;
+}
+
 static MemoryFailureResult ras_deliver(CPUState *cpu, void *host,
                                        MemoryFailureKind kind)
 {
     HugetlbfsRas *ras = &hugetlbfs_ras;
+    hwaddr gpas[MEMORY_FAILURE_INFORM_MAX];
     MemoryFailureResult result;
+    size_t size = RAS_TOLD_SIZE;
+    size_t count, told;
     uint64_t offset;
     RasPage *page;
     hwaddr gpa;
 
     WITH_QEMU_LOCK_GUARD(&ras->lock) {
         page = ras_lost_page_at(ras, host, &offset);
+        if (page && kind == MEMORY_FAILURE_FAULT) {
+            size = page->backend->range.small;
+            offset = QEMU_ALIGN_DOWN(offset, size);
+        }
         if (!page || !ras_gpa(page->backend, offset, &gpa)) {
             /* Discarded or unplugged meanwhile. */
             return MEMORY_FAILURE_LATER;
         }
+        count = memory_failure_pages(gpa, size, ras->touches, gpas);
     }
-    result = memory_failure_deliver(cpu, gpa, kind);
+    result = memory_failure_deliver(cpu, gpas, count, &told, kind);
     trace_hugetlbfs_ras_touch(cpu->cpu_index, host, gpa, result);
     if (result == MEMORY_FAILURE_TOLD) {
         QEMU_LOCK_GUARD(&ras->lock);
-        page = ras_lost_page_at(ras, host, &offset);
-        if (page) {
-            ras_page_set_told(page, offset, true);
+        ras->touches++;
+        for (size_t i = 0; i < told; i++) {
+            ras_set_told(ras, gpas[i], true);
         }
     } else if (result == MEMORY_FAILURE_UNABLE) {
         error_report("CPU %d touched lost memory at guest address 0x%"
@@ -263,31 +298,12 @@ void hugetlbfs_ras_touch(CPUState *cpu, void *host)
     ras_touch(cpu, host);
 }
 
-void *ras_gpa_to_host(hwaddr gpa)
-{
-    MemoryRegion *mr;
-    hwaddr offset, len = 1;
-
-    RCU_READ_LOCK_GUARD();
-    mr = address_space_translate(&address_space_memory, gpa, &offset, &len,
-                                 false, MEMTXATTRS_UNSPECIFIED);
-    if (!memory_region_is_ram(mr)) {
-        return NULL;
-    }
-    return (uint8_t *)memory_region_get_ram_ptr(mr) + offset;
-}
-
 void hugetlbfs_ras_untell(hwaddr gpa)
 {
     HugetlbfsRas *ras = &hugetlbfs_ras;
-    void *host = ras_gpa_to_host(gpa);
-    uint64_t offset;
-    RasPage *page;
 
     QEMU_LOCK_GUARD(&ras->lock);
-    page = host ? ras_lost_page_at(ras, host, &offset) : NULL;
-    if (page) {
-        ras_page_set_told(page, offset, false);
+    if (ras_set_told(ras, gpa, false)) {
         timer_mod(ras->timer, qemu_clock_get_ms(QEMU_CLOCK_VIRTUAL) +
                   RAS_OPTIONAL_MAX_MS);
     }

@@ -36,7 +36,7 @@
  * What a guest is told of at a time: the page of the smallest granule of both
  * architectures, and what Linux takes off line for one record.
  */
-#define RAS_TOLD_SIZE 4096
+#define RAS_TOLD_SIZE MEMORY_FAILURE_SIZE
 
 typedef struct RasPage RasPage;
 
@@ -125,6 +125,7 @@ struct RasPage {
  * @fill: the filler; NULL if only the eager way is possible; set by the main
  *     thread, BQL, with @lock
  * @fill_tried: @fill is NULL and will stay so
+ * @touches: of lost memory that a guest was told of; protected by @lock
  * @stock: addresses of action-optional errors that are not ours
  * @bh: main loop: events and @stock
  * @timer: main loop, guest's time: tells the guest
@@ -144,6 +145,7 @@ typedef struct HugetlbfsRas {
     int64_t last_work;
     HugepageFill *fill;
     bool fill_tried;
+    unsigned touches;
     GQueue stock;
     QEMUBH *bh;
     QEMUTimer *timer;

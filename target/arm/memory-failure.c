@@ -93,14 +93,18 @@ static void arm_release(CPUState *cs)
     }
 }
 
-MemoryFailureResult memory_failure_deliver(CPUState *cs, hwaddr gpa,
+MemoryFailureResult memory_failure_deliver(CPUState *cs, const hwaddr *gpas,
+                                           size_t count, size_t *told,
                                            MemoryFailureKind kind)
 {
     const uint64_t toucher = ARM_CPU(cs)->mp_affinity;
+    const hwaddr gpa = gpas[0];
+    size_t recorded = 0;
 
     switch (ghes_source_state(ACPI_HEST_SRC_ID_SEA)) {
     case GHES_SOURCE_READY:
-        ghes_source_memory_errors(ACPI_HEST_SRC_ID_SEA, &gpa, 1, &toucher);
+        recorded = ghes_source_memory_errors(ACPI_HEST_SRC_ID_SEA, gpas, count,
+                                             &toucher);
         break;
     case GHES_SOURCE_BUSY:
         if (arm_hold(cs, gpa)) {
@@ -120,7 +124,11 @@ MemoryFailureResult memory_failure_deliver(CPUState *cs, hwaddr gpa,
     arm_release(cs);
     cpu_synchronize_state(cs);
     arm_inject_sea(cs);
-    arm_told(cs, gpa, true);
+    /* Without a record the guest knows no address; more it will not learn. */
+    *told = recorded ?: count;
+    for (size_t i = 0; i < MAX(recorded, 1); i++) {
+        arm_told(cs, gpas[i], true);
+    }
     return MEMORY_FAILURE_TOLD;
 }
 
@@ -137,6 +145,24 @@ MemoryFailureResult memory_failure_inform(const hwaddr *gpas, size_t count,
         arm_told(NULL, gpas[i], false);
     }
     return *told ? MEMORY_FAILURE_TOLD : MEMORY_FAILURE_BUSY;
+}
+
+void memory_failure_unrecovered(CPUState *cs, hwaddr gpa, bool touched)
+{
+    static unsigned turn;
+    const size_t size = qemu_real_host_page_size();
+    hwaddr gpas[MEMORY_FAILURE_INFORM_MAX];
+    size_t count = memory_failure_pages(QEMU_ALIGN_DOWN(gpa, size), size,
+                                        turn, gpas);
+    size_t told;
+
+    if (!touched) {
+        memory_failure_inform(gpas, count, &told);
+    } else if (memory_failure_deliver(cs, gpas, count, &told,
+                                      MEMORY_FAILURE_FAULT) ==
+               MEMORY_FAILURE_TOLD) {
+        turn++;
+    }
 }
 
 void memory_failure_reset(void)

@@ -341,6 +341,35 @@ static void test_large_small_pages(void)
     ledger_destroy(&l);
 }
 
+/* The first 6 fit in a record: none may be left out again and again. */
+static void test_touched_pages(void)
+{
+    static const size_t sizes[] = { 4 * KiB, 16 * KiB, 64 * KiB };
+    const hwaddr gpa = 3 * GiB + 64 * KiB;
+
+    for (size_t s = 0; s < ARRAY_SIZE(sizes); s++) {
+        const size_t count = sizes[s] / (4 * KiB);
+        hwaddr before[MEMORY_FAILURE_INFORM_MAX], gpas[ARRAY_SIZE(before)];
+
+        for (unsigned first = 0; first < 32; first++) {
+            uint32_t seen = 0;
+
+            for (unsigned turn = first; turn < first + 3; turn++) {
+                g_assert_cmpint(memory_failure_pages(gpa, sizes[s], turn,
+                                                     gpas), ==, count);
+                for (size_t i = 0; i < MIN(count, 6); i++) {
+                    g_assert_cmphex(gpas[i] % (4 * KiB), ==, 0);
+                    seen |= 1 << (gpas[i] - gpa) / (4 * KiB);
+                }
+                g_assert(count == 1 || turn == first ||
+                         memcmp(before, gpas, sizeof(*gpas)));
+                memcpy(before, gpas, sizeof(gpas));
+            }
+            g_assert_cmphex(seen, ==, (1 << count) - 1);
+        }
+    }
+}
+
 static void test_gpa(void)
 {
     MemoryRegion other;
@@ -429,6 +458,7 @@ int main(int argc, char **argv)
     g_test_add_func("/hugetlbfs-ras/ledger/all-lost", test_all_lost);
     g_test_add_func("/hugetlbfs-ras/ledger/large-small-pages",
                     test_large_small_pages);
+    g_test_add_func("/hugetlbfs-ras/ledger/touched-pages", test_touched_pages);
     g_test_add_func("/hugetlbfs-ras/ledger/gpa", test_gpa);
     g_test_add_func("/hugetlbfs-ras/ledger/range", test_range);
     g_test_add_func("/hugetlbfs-ras/ledger/wait-idle", test_wait_idle);

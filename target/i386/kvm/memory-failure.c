@@ -194,12 +194,15 @@ static bool x86_same_fault(CPUState *cs, hwaddr gpa)
     return false;
 }
 
-MemoryFailureResult memory_failure_deliver(CPUState *cs, hwaddr gpa,
+MemoryFailureResult memory_failure_deliver(CPUState *cs, const hwaddr *gpas,
+                                           size_t count, size_t *told,
                                            MemoryFailureKind kind)
 {
     X86CPU *cpu = X86_CPU(cs);
+    const hwaddr gpa = gpas[0];
     X86LastFault *last;
 
+    *told = 1;
     if (!(cpu->env.mcg_cap & MCG_SER_P)) {
         return MEMORY_FAILURE_UNABLE;
     }
