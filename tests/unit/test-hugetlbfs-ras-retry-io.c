@@ -1,0 +1,201 @@
+/*
+ * Tests of what is tried again because guest RAM is being recovered
+ *
+ * The poison is what the kernel puts in place of a lost page; the recovery is
+ * made up and puts memory there.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/hugepage-split.h"
+#include "qemu/units.h"
+#include "system/hugetlbfs-ras.h"
+#include "system/hugetlbfs-ras-io.h"
+#include "system/hugetlbfs-ras/ras.h"
+
+#define HUGE_PAGE (64 * KiB)    /* nothing here needs a real one */
+#define NPAGES 4
+
+HugetlbfsRas hugetlbfs_ras;
+
+static RasBackend backend;
+static size_t small;
+/* What the recovery was asked about, and what it says */
+static void *asked[8];
+static int n_asked;
+static SigbusVerdict verdict;
+
+RasBackend *ras_backend_at(HugetlbfsRas *ras, const void *host)
+{
+    return (const uint8_t *)host - backend.host < backend.size ? &backend : NULL;
+}
+
+SigbusVerdict sigbus_intake_ask(SigbusReport *report)
+{
+    g_assert_cmpint(n_asked, <, ARRAY_SIZE(asked));
+    g_assert(report->action_required && !report->injected);
+    asked[n_asked++] = report->addr;
+    if (verdict == SIGBUS_VERDICT_RETRY) {
+        g_assert(madvise(QEMU_ALIGN_PTR_DOWN(report->addr, small), small,
+                         MADV_DONTNEED) == 0);
+    }
+    errno = EINVAL;     /* it may change */
+    return verdict;
+}
+
+static void set_up(void)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+
+    small = qemu_real_host_page_size();
+    memset(ras, 0, sizeof(*ras));
+    memset(&backend, 0, sizeof(backend));
+    qemu_mutex_init(&ras->lock);
+    backend.size = NPAGES * HUGE_PAGE;
+    backend.page_size = HUGE_PAGE;
+    backend.host = mmap(NULL, backend.size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g_assert(backend.host != MAP_FAILED);
+    ras->started = true;
+    n_asked = 0;
+    verdict = SIGBUS_VERDICT_RETRY;
+}
+
+static void tear_down(void)
+{
+    munmap(backend.host, backend.size);
+    qemu_mutex_destroy(&hugetlbfs_ras.lock);
+}
+
+/* Returns the address of the small page */
+static uint8_t *poison(size_t offset)
+{
+    uint8_t *page = backend.host + QEMU_ALIGN_DOWN(offset, small);
+
+    hugepage_split_lose(page, small, &error_abort);
+    g_assert(hugepage_split_is_lost(page, small));
+    return page;
+}
+
+static bool retry(void *host, size_t length)
+{
+    struct iovec iov[] = {
+        { .iov_base = &small, .iov_len = sizeof(small) },   /* not guest RAM */
+        { .iov_base = host, .iov_len = length },
+    };
+    bool again;
+
+    errno = EFAULT;
+    again = hugetlbfs_ras_retry_io(iov, ARRAY_SIZE(iov));
+    g_assert_cmpint(errno, ==, EFAULT);
+    return again;
+}
+
+static void test_recovered(void)
+{
+    uint8_t *first, *second, *third;
+
+    set_up();
+    first = poison(HUGE_PAGE - 1);
+    second = poison(2 * HUGE_PAGE);
+    third = poison(2 * HUGE_PAGE + 2 * small);
+    /* The read begins in the middle of the first one. */
+    g_assert(retry(first + 10, 2 * HUGE_PAGE));
+    g_assert_cmpint(n_asked, ==, 3);
+    g_assert(asked[0] == first + 10);
+    g_assert(asked[1] == second);
+    g_assert(asked[2] == third);
+    tear_down();
+}
+
+/* Not even if something was recovered a moment ago */
+static void test_lost(void)
+{
+    const SigbusVerdict no[] = { SIGBUS_VERDICT_LOST, SIGBUS_VERDICT_STOCK };
+
+    for (int i = 0; i < ARRAY_SIZE(no); i++) {
+        set_up();
+        poison(3 * small);
+        verdict = no[i];
+        hugetlbfs_ras.last_work = get_clock();
+        g_assert(!retry(backend.host, HUGE_PAGE));
+        g_assert_cmpint(n_asked, ==, 1);
+        tear_down();
+    }
+}
+
+static void test_beside(void)
+{
+    set_up();
+    poison(0);
+    poison(2 * HUGE_PAGE);
+    g_assert(!retry(backend.host + small, 2 * HUGE_PAGE - small));
+    g_assert_cmpint(n_asked, ==, 0);
+    tear_down();
+}
+
+/* Whoever looks late finds nothing wrong: see ras_is_recent(). */
+static void test_too_late(void)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+    int elsewhere;
+
+    set_up();
+    g_assert(!retry(backend.host, HUGE_PAGE));
+    ras->busy = 1;
+    g_assert(retry(backend.host, HUGE_PAGE));
+    ras->busy = 0;
+    ras->last_work = get_clock() - NANOSECONDS_PER_SECOND;
+    g_assert(retry(backend.host, HUGE_PAGE));
+    g_assert(!retry(&elsewhere, sizeof(elsewhere)));
+    ras->last_work = get_clock() - 3 * NANOSECONDS_PER_SECOND;
+    g_assert(!retry(backend.host, HUGE_PAGE));
+    g_assert_cmpint(n_asked, ==, 0);
+    tear_down();
+}
+
+static void test_not_ours(void)
+{
+    struct iovec iov;
+
+    set_up();
+    poison(0);
+    iov = (struct iovec) { .iov_base = backend.host, .iov_len = small };
+    errno = EIO;
+    g_assert(!hugetlbfs_ras_retry_io(&iov, 1));
+    g_assert_cmpint(errno, ==, EIO);
+    hugetlbfs_ras.started = false;
+    g_assert(!retry(backend.host, HUGE_PAGE));
+    g_assert_cmpint(n_asked, ==, 0);
+    tear_down();
+}
+
+static void test_emulation(void)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+
+    set_up();
+    g_assert(!hugetlbfs_ras_retry_emulation());
+    ras->last_work = get_clock();
+    g_assert(hugetlbfs_ras_retry_emulation());
+    ras->last_work = 0;
+    ras->busy = 1;
+    g_assert(hugetlbfs_ras_retry_emulation());
+    ras->started = false;
+    g_assert(!hugetlbfs_ras_retry_emulation());
+    tear_down();
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/hugetlbfs-ras/retry-io/recovered", test_recovered);
+    g_test_add_func("/hugetlbfs-ras/retry-io/lost", test_lost);
+    g_test_add_func("/hugetlbfs-ras/retry-io/beside", test_beside);
+    g_test_add_func("/hugetlbfs-ras/retry-io/too-late", test_too_late);
+    g_test_add_func("/hugetlbfs-ras/retry-io/not-ours", test_not_ours);
+    g_test_add_func("/hugetlbfs-ras/retry-io/emulation", test_emulation);
+    return g_test_run();
+}
