@@ -125,7 +125,8 @@ MemoryFailureResult memory_failure_inform(const hwaddr *gpas, size_t count,
  * @gpa: guest-physical address of anything in it
  * @touched: @cpu touched it
  *
- * Context: BQL; if @touched the thread of @cpu.
+ * Context: BQL, and if @touched the thread of @cpu; it is dropped for a moment
+ * if the guest did not acknowledge the previous error yet.
  */
 void memory_failure_unrecovered(CPUState *cpu, hwaddr gpa, bool touched);
 

@@ -14,6 +14,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
+#include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "qapi/qapi-events-run-state.h"
 #include "cpu.h"
@@ -30,6 +31,9 @@
  * handles the exception.
  */
 #define SEA_HOLD_NS NANOSECONDS_PER_SECOND
+
+/* Between two attempts to tell a guest that did not acknowledge yet */
+#define BUSY_PAUSE_US 1000
 
 /* ARM, ESR_ELx, ISS encoding for a Data Abort, DFSC: synchronous external */
 #define DFSC_SYNC_EXTERNAL 0x10
@@ -158,9 +162,15 @@ void memory_failure_unrecovered(CPUState *cs, hwaddr gpa, bool touched)
 
     if (!touched) {
         memory_failure_inform(gpas, count, &told);
-    } else if (memory_failure_deliver(cs, gpas, count, &told,
-                                      MEMORY_FAILURE_FAULT) ==
-               MEMORY_FAILURE_TOLD) {
+        return;
+    }
+    if (memory_failure_deliver(cs, gpas, count, &told,
+                               MEMORY_FAILURE_FAULT) == MEMORY_FAILURE_BUSY) {
+        /* It comes again at once. */
+        bql_unlock();
+        g_usleep(BUSY_PAUSE_US);
+        bql_lock();
+    } else {
         turn++;
     }
 }
