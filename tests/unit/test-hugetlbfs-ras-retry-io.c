@@ -29,7 +29,9 @@ static SigbusVerdict verdict;
 
 RasBackend *ras_backend_at(HugetlbfsRas *ras, const void *host)
 {
-    return (const uint8_t *)host - backend.host < backend.size ? &backend : NULL;
+    bool inside = (const uint8_t *)host - backend.host < backend.size;
+
+    return inside ? &backend : NULL;
 }
 
 SigbusVerdict sigbus_intake_ask(SigbusReport *report)
