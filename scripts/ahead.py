@@ -8,11 +8,23 @@ and is told there what went wrong.
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import build
 import packages
 import ui
 from layout import BUILD, PYTHON, ROOT
+
+
+def _last_in_turn(pid):
+    """Linux may share out the processors by session, whatever its nice values.
+
+    See sched(7), "The autogroup feature".
+    """
+    try:
+        Path('/proc/%d/autogroup' % pid).write_text('19')
+    except OSError:
+        pass            # not there, or switched off
 
 
 class Ahead:
@@ -38,6 +50,7 @@ class Ahead:
                  str(ROOT / 'scripts/build.py')],
                 env=dict(os.environ, ARCH=self.arch), stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, start_new_session=True)
+        _last_in_turn(self.job.pid)
 
     def join(self):
         """Wait until it is through, well or not."""
