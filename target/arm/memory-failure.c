@@ -40,9 +40,11 @@
 
 /**
  * ArmHeldFault: an access that waits for an acknowledgement
+ *
+ * @page: the page of the host that it is in
  */
 typedef struct ArmHeldFault {
-    hwaddr gpa;
+    hwaddr page;
     int64_t since;
 } ArmHeldFault;
 
@@ -74,6 +76,7 @@ static void arm_told(CPUState *cs, hwaddr gpa, bool action_required)
 /* Returns: true as long as the access may be held back */
 static bool arm_hold(CPUState *cs, hwaddr gpa)
 {
+    const hwaddr page = QEMU_ALIGN_DOWN(gpa, qemu_real_host_page_size());
     gpointer key = GINT_TO_POINTER(cs->cpu_index);
     int64_t now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
     ArmHeldFault *held;
@@ -82,9 +85,9 @@ static bool arm_hold(CPUState *cs, hwaddr gpa)
         held_faults = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     }
     held = g_hash_table_lookup(held_faults, key);
-    if (!held || held->gpa != gpa) {
+    if (!held || held->page != page) {
         held = g_new(ArmHeldFault, 1);
-        *held = (ArmHeldFault) { .gpa = gpa, .since = now };
+        *held = (ArmHeldFault) { .page = page, .since = now };
         g_hash_table_insert(held_faults, key, held);
     }
     return now - held->since < SEA_HOLD_NS;
