@@ -93,8 +93,8 @@ memory_failure_pages(hwaddr gpa, size_t size, unsigned turn,
  * @cpu: the virtual CPU
  * @gpas: guest-physical addresses, 4 KiB aligned; it touched one of these
  * @count: how many, at least one
- * @told: set to how many of them, from the first one on, the guest is told of
- *     if it is told
+ * @told: set to how many of them, from the first one on, need not be told again
+ *     if it is told: 0 if it took an exception but does not know the address
  * @kind: see there
  *
  * Context: BQL; the thread of @cpu.

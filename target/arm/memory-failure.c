@@ -106,12 +106,13 @@ MemoryFailureResult memory_failure_deliver(CPUState *cs, const hwaddr *gpas,
 {
     const uint64_t toucher = ARM_CPU(cs)->mp_affinity;
     const hwaddr gpa = gpas[0];
-    size_t recorded = 0;
+    size_t named = 0;
+    bool later = true;
 
     switch (ghes_source_state(ACPI_HEST_SRC_ID_SEA)) {
     case GHES_SOURCE_READY:
-        recorded = ghes_source_memory_errors(ACPI_HEST_SRC_ID_SEA, gpas, count,
-                                             &toucher);
+        named = ghes_source_memory_errors(ACPI_HEST_SRC_ID_SEA, gpas, count,
+                                          &toucher);
         break;
     case GHES_SOURCE_BUSY:
         if (arm_hold(cs, gpa)) {
@@ -125,17 +126,17 @@ MemoryFailureResult memory_failure_deliver(CPUState *cs, const hwaddr *gpas,
                     (int)(SEA_HOLD_NS / NANOSECONDS_PER_SECOND));
         break;
     default:
-        /* No record: the guest decides by the exception. */
+        /* The guest decides by the exception: there will be no record. */
+        later = false;
         break;
     }
     arm_release(cs);
     cpu_synchronize_state(cs);
     arm_inject_sea(cs);
-    /* Without a record the guest knows no address; more it will not learn. */
-    *told = recorded ?: count;
-    for (size_t i = 0; i < MAX(recorded, 1); i++) {
+    for (size_t i = 0; i < MAX(named, 1); i++) {
         arm_told(cs, gpas[i], true);
     }
+    *told = later ? named : count;
     return MEMORY_FAILURE_TOLD;
 }
 

@@ -89,6 +89,34 @@ static void test_never(void)
         guest_block_read(&g, SEA, after);
         g_assert(!memcmp(before, after, sizeof(before)));
     }
+    g_assert_cmpint(ras_untold(g.vm), ==, 3);
+    guest_quit(&g);
+}
+
+/* The address that an access was not told follows when it can. */
+static void test_later(void)
+{
+    const uint64_t at[] = { PAGE(4), PAGE(1) };
+    Guest g;
+
+    if (!guest_start(&g, "")) {
+        return;
+    }
+    guest_boot(&g);
+    ras_inject(g.vm, at, 1, false);
+    guest_tell(&g);
+    guest_expect_block(&g, ASYNC, at, 1);
+    guest_touch(&g, PAGE(0));
+    guest_expect_touched(&g, PAGE(0));
+    guest_touch(&g, PAGE(1));
+    guest_expect_quiet(&g, 900);
+    qtest_clock_step(g.vm->qts, NANOSECONDS_PER_SECOND / 5);
+    g.told++;
+    guest_expect_events(&g, true);
+    g_assert_cmpint(ras_untold(g.vm), ==, 1);
+    guest_acknowledge(&g, ASYNC);
+    guest_tell(&g);
+    guest_expect_block(&g, ASYNC, at + 1, 1);
     g_assert_cmpint(ras_untold(g.vm), ==, 0);
     guest_quit(&g);
 }
@@ -308,6 +336,7 @@ void ras_add_ghes_tests(void)
     qtest_add_func("/hugetlbfs-ras/ghes/touched", test_touched);
     qtest_add_func("/hugetlbfs-ras/ghes/ack/late", test_late);
     qtest_add_func("/hugetlbfs-ras/ghes/ack/never", test_never);
+    qtest_add_func("/hugetlbfs-ras/ghes/ack/later", test_later);
     qtest_add_func("/hugetlbfs-ras/ghes/ack/paused", test_paused);
     qtest_add_func("/hugetlbfs-ras/ghes/untouched", test_untouched);
     qtest_add_func("/hugetlbfs-ras/ghes/both", test_both);
