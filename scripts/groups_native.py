@@ -65,6 +65,11 @@ THREADED = {
         arg for kind in ('hugetlb', 'file', 'file-4m')
         for arg in ('-p', '/hugepage-split/%s/concurrent' % kind)],
 }
+# Cases that take long: each beside the rest of its program
+LONG = {
+    'test-hugepage-fill': ['/hugepage-fill/torture/hugetlb',
+                           '/hugepage-fill/torture/file'],
+}
 
 
 def _threaded_tests():
@@ -91,6 +96,19 @@ SANITIZED = {
 TSAN_OPTIONS = 'halt_on_error=1:report_signal_unsafe=0:die_after_fork=0'
 
 
+def _parts(group, items):
+    """What to run at once: program, arguments, cases that another one has"""
+    parts = []
+    for item in items:
+        test = item.split('/')[-1]
+        some = THREADED.get(test, []) if group == 'unit-tsan' else []
+        alone = LONG.get(test, [])
+        parts += [(item, ['-p', case], []) for case in alone]
+        parts.append((item, some + [a for case in alone for a in ('-s', case)],
+                      alone))
+    return parts
+
+
 def _run_unit(group):
     def run(report, items):
         name, prefix = SANITIZED[group]
@@ -100,12 +118,15 @@ def _run_unit(group):
         with layout.only_one(BUILD / 'x86_64.lock'):
             where = build.configured(name)
             build.ninja(where, items, 'build ' + group)
-            for item in items:
-                test = item.split('/')[-1]
-                part = THREADED.get(test, []) if group == 'unit-tsan' else []
-                rep.run_tap(rep.Tap(report, group, test),
-                            [*prefix, './' + item, '--tap', '-k', *part], 600,
+
+            def one(item, args, elsewhere):
+                rep.run_tap(rep.Tap(report, group, item.split('/')[-1],
+                                    elsewhere=elsewhere),
+                            [*prefix, './' + item, '--tap', '-k', *args], 600,
                             cwd=where, env=env)
+
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda x: one(*x), _parts(group, items)))
     return run
 
 

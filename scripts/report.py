@@ -63,10 +63,11 @@ class Tap:
     """Reads the TAP lines of one program into @report."""
 
     def __init__(self, report, group, program, skip_is_failure=False,
-                 known_skips=(), show_notes=False):
+                 known_skips=(), elsewhere=(), show_notes=False):
         self.report, self.group, self.program = report, group, program
         self.skip_is_failure = skip_is_failure
         self.known_skips = dict(known_skips)     # case: reason
+        self.elsewhere = elsewhere      # skipped here, run by another process
         self.show_notes = show_notes    # say each comment as it comes
         self.seen = self.failed = 0
         self.plan = None
@@ -93,6 +94,8 @@ class Tap:
         self.seen += 1
         status = PASS if verdict.lower() == 'ok' else FAIL
         if mark and mark.upper() == 'SKIP':
+            if name in self.elsewhere:
+                return
             status = SKIP
         notes = ('\n'.join(self.notes) if status == FAIL else
                  self.known_skips.get(name) or why or '')

@@ -19,6 +19,7 @@ import build                # noqa: E402
 import check                # noqa: E402
 import cross                # noqa: E402
 import debian               # noqa: E402
+import groups_native        # noqa: E402
 import packages             # noqa: E402
 from report import FAIL, PASS, SKIP, Report, Tap, run_tap  # noqa: E402
 from ui import Failure      # noqa: E402
@@ -349,6 +350,18 @@ class TapOutput(unittest.TestCase):
             'echo 1..3; exit 1'
         self.assertEqual(self.counts(script), (1, 1, 1))
         self.assertEqual(self.counts(script, skip_is_failure=True), (1, 2, 0))
+
+    def test_run_elsewhere(self):
+        script = 'echo "ok 1 a # SKIP by request"; echo ok 2 b; echo 1..2'
+        self.assertEqual(self.counts(script, elsewhere=['a']), (1, 0, 0))
+        self.assertEqual(self.counts(script, elsewhere=['b']), (1, 0, 1))
+
+    def test_long_cases_run_beside_the_rest(self):
+        with mock.patch.dict('groups_native.LONG', {'t': ['/a', '/b']}):
+            self.assertEqual(groups_native._parts('unit', ['d/t', 'd/u']), [
+                ('d/t', ['-p', '/a'], []), ('d/t', ['-p', '/b'], []),
+                ('d/t', ['-s', '/a', '-s', '/b'], ['/a', '/b']),
+                ('d/u', [], [])])
 
     def test_crash_counts(self):
         self.assertEqual(self.counts('echo ok 1 a; kill -9 $$'), (1, 1, 0))

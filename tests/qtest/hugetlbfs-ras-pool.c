@@ -61,8 +61,8 @@ static bool pool_write(long number)
 
 /*
  * Tests run in parallel.  The lock "use" is held shared by who has pages of the
- * pool, and alone by who makes them scarce (the unit tests take it alone to
- * add some); "change" is held by these tests to add or take back their own.
+ * pool, and alone by who makes them scarce; "change" is held to add or take
+ * back some.  The unit tests do the same.
  *
  * Another test may be stuck: returns false after a minute, and at once from
  * then on; most tests do well without.

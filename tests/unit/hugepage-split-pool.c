@@ -12,9 +12,9 @@
 
 /* Two pages of the file, one to spare while both mappings of one exist */
 #define POOL_PAGES 4
-#define NR_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
-#define FREE_HUGEPAGES \
-    "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
+#define POOL "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+#define NR_HUGEPAGES POOL "nr_hugepages"
+#define FREE_HUGEPAGES POOL "free_hugepages"
 
 /*
  * Pages added to the pool must go when the test does, even if it dies: a child
@@ -22,7 +22,6 @@
  */
 static int pool_pipe = -1;
 static pid_t pool_keeper;
-static int pool_lock = -1;
 
 /* One minute */
 #define POOL_LOCK_TRIES 6000
@@ -52,21 +51,26 @@ static void pool_return(void)
     waitpid(pool_keeper, NULL, 0);
 }
 
-/* Held shared by who needs the pool as it is, alone by who changes it */
-static bool pool_lock_take(int operation)
+/*
+ * Tests run in parallel.  NR_HUGEPAGES is held shared by who has pages of the
+ * pool (alone by a qtest that makes them scarce), FREE_HUGEPAGES alone while
+ * the pool changes.
+ *
+ * Returns: a descriptor to close, -1 after a minute
+ */
+static int pool_lock(const char *path, int operation)
 {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
     int i;
 
-    if (pool_lock < 0) {
-        pool_lock = open(NR_HUGEPAGES, O_RDONLY | O_CLOEXEC);
-    }
-    for (i = 0; pool_lock >= 0 && i < POOL_LOCK_TRIES; i++) {
-        if (flock(pool_lock, operation | LOCK_NB) == 0) {
-            return true;
+    for (i = 0; fd >= 0 && i < POOL_LOCK_TRIES; i++) {
+        if (flock(fd, operation | LOCK_NB) == 0) {
+            return fd;
         }
         g_usleep(10000);
     }
-    return false;
+    close(fd);
+    return -1;
 }
 
 static void pool_keep(long added, int read_end)
@@ -81,12 +85,13 @@ static void pool_keep(long added, int read_end)
     while (read(read_end, &end, 1) < 0 && errno == EINTR) {
         /* again */
     }
-    pool_lock_take(LOCK_EX);
+    pool_lock(FREE_HUGEPAGES, LOCK_EX);
     write_number(NR_HUGEPAGES, MAX(0, read_number(NR_HUGEPAGES) - added));
     _exit(0);
 }
 
-static void pool_add(long pages)
+/* @change: the lock that the parent holds for this */
+static void pool_add(long pages, int change)
 {
     long old = read_number(NR_HUGEPAGES);
     int ends[2];
@@ -102,28 +107,29 @@ static void pool_add(long pages)
     pool_keeper = fork();
     g_assert(pool_keeper >= 0);
     if (pool_keeper == 0) {
+        close(change);
         pool_keep(pages, ends[0]);
     }
     close(ends[0]);
     atexit(pool_return);
 }
 
+/* Its own pages, whatever is free: others may be about to take that. */
 bool test_pool_ready(void)
 {
-    static bool tried, locked;
-    long missing;
+    static int in_use = -1;
+    static bool tried;
+    int change;
 
     if (!tried) {
         tried = true;
-        if (!pool_lock_take(LOCK_EX)) {
-            return false;
+        in_use = pool_lock(NR_HUGEPAGES, LOCK_SH);
+        change = pool_lock(FREE_HUGEPAGES, LOCK_EX);
+        if (in_use >= 0 && change >= 0) {
+            pool_add(POOL_PAGES, change);
         }
-        missing = POOL_PAGES - read_number(FREE_HUGEPAGES);
-        if (missing > 0) {
-            pool_add(missing);
-        }
-        locked = pool_lock_take(LOCK_SH);
+        close(change);
     }
     /* Without the lock, they may be gone when they are needed. */
-    return locked && read_number(FREE_HUGEPAGES) >= POOL_PAGES;
+    return in_use >= 0 && read_number(FREE_HUGEPAGES) >= POOL_PAGES;
 }
