@@ -5,6 +5,7 @@
 Needs root (or sudo) for huge pages and for userfaultfd.  Huge pages are added
 to those that are reserved, and taken away again whatever happens.
   RUNS=7         how often each way is measured
+  TOUCHERS=4     threads that touch the huge page (1 to 4)
   SIZES='2M 1G'  sizes of huge pages
 Writes build/bench.csv (a line per run), build/bench-samples.csv (every stall)
 and build/bench-*.png.
@@ -35,7 +36,7 @@ POOLS = Path('/sys/kernel/mm/hugepages')
 
 
 def wishes():
-    """RUNS and SIZES, checked."""
+    """RUNS, TOUCHERS and SIZES, checked."""
     sizes = (os.environ.get('SIZES') or '2M 1G').replace(',', ' ').split()
     unknown = [s for s in sizes if s not in SIZES]
     if unknown:
@@ -44,7 +45,11 @@ def wishes():
     runs = os.environ.get('RUNS') or '7'
     if not runs.isdigit() or int(runs) < 1:
         raise Failure('RUNS=%s is no count' % runs, 'use RUNS=5 or more')
-    return int(runs), sizes
+    touchers = os.environ.get('TOUCHERS') or '4'
+    if touchers not in ('1', '2', '3', '4'):
+        raise Failure('TOUCHERS=%s is no count of threads' % touchers,
+                      'use TOUCHERS=1 to 4')
+    return int(runs), touchers, sizes
 
 
 def root():
@@ -134,7 +139,7 @@ def _how_far(runs):
     return text
 
 
-def measure(runs, sizes):
+def measure(runs, touchers, sizes):
     """Build the benchmark and run it; its output is in SAMPLES."""
     with layout.only_one(BUILD / 'x86_64.lock'):
         where = build.configured('x86_64')
@@ -146,18 +151,18 @@ def measure(runs, sizes):
     with contextlib.ExitStack() as stack:
         for size in sizes:
             stack.enter_context(Pool(size, as_root).more(PAGES))
-        ui.run([*as_root, str(where / PROGRAM), '-r', str(runs), '-w',
-                str(warm), *sizes], 'measure', log=SAMPLES,
+        ui.run([*as_root, str(where / PROGRAM), '-r', str(runs), '-t',
+                touchers, '-w', str(warm), *sizes], 'measure', log=SAMPLES,
                how_far=_how_far(runs),
                way_out='if memory ran out: leave the large ones out, SIZES=2M')
 
 
 def main():
     layout.takes_no_arch('make bench')
-    runs, sizes = wishes()
+    runs, touchers, sizes = wishes()
     packages.ensure('build', 'bench')
     with layout.only_one(BUILD / 'bench.lock'):
-        measure(runs, sizes)
+        measure(runs, touchers, sizes)
         results = bench_report.read(SAMPLES)
         bench_report.write_csv(results, BUILD / 'bench.csv')
         bench_report.table(results)

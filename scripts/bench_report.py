@@ -11,7 +11,6 @@ from ui import Failure, mib, say
 
 WAYS = ('2024', 'eager', 'lazy')
 BIG, SMALL = 1 << 30, 2 << 20
-PAGE_TOUCHERS = 4           # threads that touch the huge page that is rescued
 CALM_NS = 150e6             # the touchers run that long before a rescue
 COLORS = {'2024': '#b3202c', 'eager': '#d98a00', 'lazy': '#1a6fb0',
           'calm': '#8a8a8a'}
@@ -44,7 +43,7 @@ class Run:
         calm = sorted(ns for _, ns in self.samples['calm_stall_ns'])
         v['calm_p99_ns'] = quantile(calm, 0.99)
         v['calm_max_ns'] = quantile(calm, 1)
-        v['waited_ns'] = sum(stalls) / PAGE_TOUCHERS
+        v['waited_ns'] = sum(stalls) / v['touchers']
         v['neighbour_stall_max_ns'] = max(
             (ns for _, ns in self.samples['neighbour_stall_ns']), default=0)
         v['piece_ns'] = v['fill_ns'] / (self.size / SMALL)
@@ -159,6 +158,8 @@ def table(results):
         runs = min(len(r) for r in ways.values())
         say('\n%-38s' % ('huge page of %s, median of %d' % (amount(size), runs)) +
             ''.join('%14s' % w for w in WAYS))
+        say('%-38s%14d' % ('threads that touch it',
+                           middle(ways['lazy'], 'touchers')))
         for text, name, form in ROWS:
             values = [middle(ways[w], name) for w in WAYS]
             if any(v is not None for v in values):

@@ -42,6 +42,7 @@ typedef struct BenchToucher {
 struct BenchTouchers {
     BenchMemory *memory;
     unsigned busy;
+    unsigned on_page;
     int64_t start;
     QemuEvent gate;
     bool stop;
@@ -76,7 +77,10 @@ static void page_is_away(int sig, siginfo_t *info, void *context)
     signal(sig, SIG_DFL);
 }
 
-/* Half of the touches go to the huge page, the others to its neighbour. */
+/*
+ * Half of the touches go to the huge page, if at all, the others to its
+ * neighbour.
+ */
 static size_t toucher_page(BenchToucher *t)
 {
     const BenchMemory *memory = t->all->memory;
@@ -84,7 +88,7 @@ static size_t toucher_page(BenchToucher *t)
     uint64_t random = bench_random(&t->random);
     size_t page = (random >> 8) & (pages - 1);
 
-    if (t->id == BENCH_NEIGHBOUR || (random & 1)) {
+    if (t->id >= t->all->on_page || (random & 1)) {
         return page;
     }
     return pages + (page == memory->bad ? page + 1 : page);
@@ -165,7 +169,8 @@ static void *log_new(size_t size)
     return log;
 }
 
-BenchTouchers *bench_touchers_new(BenchMemory *memory, unsigned busy)
+BenchTouchers *bench_touchers_new(BenchMemory *memory, unsigned busy,
+                                  unsigned on_page)
 {
     BenchTouchers *all = g_new0(BenchTouchers, 1);
     const struct sigaction action = {
@@ -176,6 +181,7 @@ BenchTouchers *bench_touchers_new(BenchMemory *memory, unsigned busy)
     sigaction(SIGSEGV, &action, NULL);
     all->memory = memory;
     all->busy = busy;
+    all->on_page = on_page;
     all->start = get_clock();
     qemu_event_init(&all->gate, true);
     for (unsigned i = 0; i < BENCH_TOUCHERS; i++) {

@@ -58,6 +58,7 @@ typedef struct Way {
 typedef struct Bench {
     unsigned rounds;
     unsigned busy;
+    unsigned on_page;
     size_t warm;
     unsigned sizes;
     BenchMemory *memory[MAX_SIZES];
@@ -168,7 +169,8 @@ static void print_value(const Label *label, const char *item, int64_t at,
            label->round, item, at, value);
 }
 
-static void print_stalls(const Label *label, const Rescue *rescue)
+static void print_stalls(const Bench *bench, const Label *label,
+                         const Rescue *rescue)
 {
     for (unsigned i = 0; i < BENCH_TOUCHERS; i++) {
         size_t count;
@@ -176,8 +178,8 @@ static void print_stalls(const Label *label, const Rescue *rescue)
                                                         &count);
 
         for (; count; count--, stall++) {
-            const char *item = i == BENCH_NEIGHBOUR ? "neighbour_stall_ns"
-                                                    : "stall_ns";
+            const char *item = i < bench->on_page ? "stall_ns"
+                                                  : "neighbour_stall_ns";
 
             if (stall->start < rescue->start - CALM_NS ||
                 stall->start >= rescue->filled) {
@@ -213,7 +215,8 @@ static bool bench_rescue(Bench *bench, const Way *way, const Label *label,
     bool ok;
 
     bench_warm(bench->warm);
-    rescue->touchers = bench_touchers_new(rescue->memory, bench->busy);
+    rescue->touchers = bench_touchers_new(rescue->memory, bench->busy,
+                                           bench->on_page);
     g_usleep((SETTLE_NS + CALM_NS) / SCALE_US);
     ok = bench_resident_peak_reset(errp);
     resident = bench_resident();
@@ -234,7 +237,8 @@ static bool bench_rescue(Bench *bench, const Way *way, const Label *label,
     print_value(label, "standstill_ns", 0, rescue->standstill_ns);
     print_value(label, "page_ns", 0, rescue->page_ns);
     print_value(label, "fill_ns", 0, rescue->filled - rescue->start);
-    print_stalls(label, rescue);
+    print_value(label, "touchers", 0, bench->on_page);
+    print_stalls(bench, label, rescue);
     print_reads(label, rescue);
     ok = bench_touchers_check(rescue->touchers, errp);
     bench_touchers_free(rescue->touchers);
@@ -298,12 +302,15 @@ static bool bench_all(Bench *bench, Error **errp)
 
 static void usage(const char *name)
 {
-    printf("Usage: %s [-r ROUNDS] [-b PERCENT] [-w SIZE] SIZE...\n"
+    printf("Usage: %s [-r ROUNDS] [-b PERCENT] [-t COUNT] [-w SIZE] SIZE...\n"
            "  SIZE  of the huge pages, e.g. 2M 1G\n"
            "  -r    how often each way is measured (5)\n"
            "  -b    time in which each thread touches memory (all of them\n"
            "        together leave one processor free)\n"
-           "  -w    memory to touch before each rescue, e.g. 4G\n", name);
+           "  -t    how many threads touch the huge page (%d); the others\n"
+           "        keep to its neighbour\n"
+           "  -w    memory to touch before each rescue, e.g. 4G\n", name,
+           BENCH_PAGE_TOUCHERS);
 }
 
 static bool bench_add(Bench *bench, const char *arg, Error **errp)
@@ -332,8 +339,9 @@ static void bench_options(Bench *bench, int argc, char **argv)
 
     bench->rounds = 5;
     bench->busy = MIN(MAX(100 * free_cpus / BENCH_TOUCHERS, 10), 100);
+    bench->on_page = BENCH_PAGE_TOUCHERS;
     bench->warm = 4 * GiB;
-    while ((c = getopt(argc, argv, "r:b:w:")) != -1) {
+    while ((c = getopt(argc, argv, "r:b:t:w:")) != -1) {
         bool ok = false;
         uint64_t size;
 
@@ -344,6 +352,10 @@ static void bench_options(Bench *bench, int argc, char **argv)
         case 'b':
             ok = qemu_strtoui(optarg, NULL, 10, &bench->busy) == 0 &&
                  bench->busy >= 1 && bench->busy <= 100;
+            break;
+        case 't':
+            ok = qemu_strtoui(optarg, NULL, 10, &bench->on_page) == 0 &&
+                 bench->on_page >= 1 && bench->on_page <= BENCH_PAGE_TOUCHERS;
             break;
         case 'w':
             ok = qemu_strtosz(optarg, NULL, &size) == 0;

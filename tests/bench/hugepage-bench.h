@@ -19,8 +19,9 @@ enum {
     BENCH_RESCUED = 1,
     BENCH_WRITERS = 2,
     BENCH_READERS = 2,
+    BENCH_PAGE_TOUCHERS = BENCH_WRITERS + BENCH_READERS,
     /* Reads the healthy huge page only. */
-    BENCH_NEIGHBOUR = BENCH_WRITERS + BENCH_READERS,
+    BENCH_NEIGHBOUR = BENCH_PAGE_TOUCHERS,
     BENCH_TOUCHERS,
 };
 
@@ -125,8 +126,11 @@ typedef struct BenchTouchers BenchTouchers;
  * bench_touchers_new: start them
  *
  * @busy: percentage of its time in which each touches memory
+ * @on_page: how many of them touch the huge page that is rescued, up to
+ *     BENCH_PAGE_TOUCHERS; the others keep to its neighbour
  */
-BenchTouchers *bench_touchers_new(BenchMemory *memory, unsigned busy);
+BenchTouchers *bench_touchers_new(BenchMemory *memory, unsigned busy,
+                                  unsigned on_page);
 
 /**
  * bench_touchers_page_away: make the huge page inaccessible, as poison would
