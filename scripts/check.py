@@ -47,10 +47,10 @@ def chosen():
 
 
 def build_ahead(groups, group):
-    """Now, if other groups that take long come before the one in need?"""
-    native = [g for g, _ in groups if g in groups_native.GROUPS]
-    return len(native) > 1 and (group, native[-1].name) == (native[0],
-                                                            'lab-arm64')
+    """At once, if other groups that take long come before the one in need?"""
+    native = [g.name for g, _ in groups if g in groups_native.GROUPS]
+    return (group is groups[0][0] and len(native) > 1 and
+            native[-1] == 'lab-arm64')
 
 
 def run(groups):
