@@ -141,17 +141,24 @@ static void replace(struct area *a, size_t i)
     }
 }
 
+static struct area *area_at(const uint8_t *addr)
+{
+    for (int k = 0; k < 2; k++) {
+        struct area *a = &areas[k];
+
+        if (addr >= a->base && addr < a->base + a->pages * PAGE) {
+            return a;
+        }
+    }
+    return NULL;
+}
+
 /* What make_area() or scan_blocks() has found; 0: no page of ours */
 static uint64_t gpa_known(const uint8_t *addr)
 {
-    for (int k = 0; k < 2; k++) {
-        const struct area *a = &areas[k];
+    struct area *a = area_at(addr);
 
-        if (addr >= a->base && addr < a->base + a->pages * PAGE) {
-            return a->page[(addr - a->base) / PAGE].gpa;
-        }
-    }
-    return 0;
+    return a ? a->page[(addr - a->base) / PAGE].gpa : 0;
 }
 
 static void lose(struct area *a, size_t i, siginfo_t *info)
@@ -184,18 +191,16 @@ static void lose(struct area *a, size_t i, siginfo_t *info)
 static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
     uint8_t *addr = info->si_addr;
+    struct area *a;
 
     __atomic_fetch_add(&n_signals, 1, __ATOMIC_SEQ_CST);
     if (info->si_code == BUS_OBJERR && !addr) {
         addr = accessing;   /* synchronous, of an unknown address */
     }
-    for (int k = 0; k < 2; k++) {
-        struct area *a = &areas[k];
-
-        if (addr >= a->base && addr < a->base + a->pages * PAGE) {
-            lose(a, (addr - a->base) / PAGE, info);
-            return;
-        }
+    a = area_at(addr);
+    if (a) {
+        lose(a, (addr - a->base) / PAGE, info);
+        return;
     }
     /* not our memory: blaming it again and again would help nobody */
     if (__atomic_fetch_add(&n_stray, 1, __ATOMIC_SEQ_CST) > 100) {
