@@ -70,6 +70,16 @@ static void test_late(void)
     guest_quit(&g);
 }
 
+/* The guest does not acknowledge, so the touch is told without an address. */
+static void touch_unnamed(Guest *g, uint64_t offset)
+{
+    guest_touch(g, offset);
+    guest_expect_quiet(g, 900);
+    qtest_clock_step(g->vm->qts, NANOSECONDS_PER_SECOND / 5);
+    g->told++;
+    guest_expect_events(g, true);
+}
+
 static void test_never(void)
 {
     uint8_t before[BLOCK_SIZE], after[BLOCK_SIZE];
@@ -79,11 +89,7 @@ static void test_never(void)
         return;
     }
     for (int i = 1; i < 4; i++) {
-        guest_touch(&g, PAGE(i));
-        guest_expect_quiet(&g, 900);
-        qtest_clock_step(g.vm->qts, NANOSECONDS_PER_SECOND / 5);
-        g.told++;
-        guest_expect_events(&g, true);
+        touch_unnamed(&g, PAGE(i));
         g_assert_cmpint(ras_vm_log_count(g.vm, "did not acknowledge its "
                                          "previous error for 1 s"), ==, i);
         guest_block_read(&g, SEA, after);
@@ -93,26 +99,31 @@ static void test_never(void)
     guest_quit(&g);
 }
 
+/* The guest was told of @offset, which nobody touched. */
+static bool start_unacknowledged_async(Guest *g, const uint64_t *offset)
+{
+    if (!guest_start(g, "")) {
+        return false;
+    }
+    guest_boot(g);
+    ras_inject(g->vm, offset, 1, false);
+    guest_tell(g);
+    guest_expect_block(g, ASYNC, offset, 1);
+    return true;
+}
+
 /* The address that an access was not told follows when it can. */
 static void test_later(void)
 {
     const uint64_t at[] = { PAGE(4), PAGE(1) };
     Guest g;
 
-    if (!guest_start(&g, "")) {
+    if (!start_unacknowledged_async(&g, at)) {
         return;
     }
-    guest_boot(&g);
-    ras_inject(g.vm, at, 1, false);
-    guest_tell(&g);
-    guest_expect_block(&g, ASYNC, at, 1);
     guest_touch(&g, PAGE(0));
     guest_expect_touched(&g, PAGE(0));
-    guest_touch(&g, PAGE(1));
-    guest_expect_quiet(&g, 900);
-    qtest_clock_step(g.vm->qts, NANOSECONDS_PER_SECOND / 5);
-    g.told++;
-    guest_expect_events(&g, true);
+    touch_unnamed(&g, PAGE(1));
     g_assert_cmpint(ras_untold(g.vm), ==, 1);
     guest_acknowledge(&g, ASYNC);
     guest_tell(&g);
@@ -183,13 +194,9 @@ static void test_both(void)
     const uint64_t at[] = { PAGE(0), PAGE(1), PAGE(2) };
     Guest g;
 
-    if (!guest_start(&g, "")) {
+    if (!start_unacknowledged_async(&g, at)) {
         return;
     }
-    guest_boot(&g);
-    ras_inject(g.vm, at, 1, false);
-    guest_tell(&g);
-    guest_expect_block(&g, ASYNC, at, 1);
     ras_inject(g.vm, at + 1, 2, false);
     guest_touch(&g, PAGE(1));
     guest_expect_touched(&g, PAGE(1));
