@@ -41,8 +41,10 @@ static FillJob *job_new(HugepageFill *fill, const HugepageRange *range,
     job->started = bitmap_try_new(job->pieces);
     job->filled = bitmap_try_new(job->pieces);
     job->urgent = bitmap_try_new(job->pieces);
+    job->queue = g_try_new(size_t, job->pieces);
     job->start = hugepage_clock_now(NULL);
-    if (!job->lost || !job->started || !job->filled || !job->urgent) {
+    if (!job->lost || !job->started || !job->filled || !job->urgent ||
+        !job->queue) {
         return NULL;
     }
     if (known_lost) {
@@ -111,21 +113,29 @@ HugepageFill *hugepage_fill_new(const HugepageFillOps *ops,
         return NULL;
     }
     qemu_mutex_init(&fill->lock);
+    qemu_cond_init(&fill->work);
     qemu_cond_init(&fill->gone);
     QTAILQ_INIT(&fill->jobs);
     qemu_thread_create(&fill->thread, "hugepage-fill", fill_thread, fill,
                        QEMU_THREAD_JOINABLE);
+    qemu_thread_create(&fill->events, "hugepage-fault", fill_events_thread,
+                       fill, QEMU_THREAD_JOINABLE);
     return fill;
 }
 
 void hugepage_fill_free(HugepageFill *fill)
 {
-    qatomic_set(&fill->stop, true);
-    event_notifier_set(&fill->wakeup);
+    WITH_QEMU_LOCK_GUARD(&fill->lock) {
+        fill->stop = true;
+        qemu_cond_signal(&fill->work);
+    }
     qemu_thread_join(&fill->thread);
+    event_notifier_set(&fill->wakeup);
+    qemu_thread_join(&fill->events);
     event_notifier_cleanup(&fill->wakeup);
     uffd_close_fd(fill->uffd);
     close(fill->pagemap);
+    qemu_cond_destroy(&fill->work);
     qemu_cond_destroy(&fill->gone);
     qemu_mutex_destroy(&fill->lock);
     g_free(fill);
@@ -137,8 +147,8 @@ void hugepage_fill_free(HugepageFill *fill)
  */
 static void *fill_region(HugepageFill *fill, FillJob *job, Error **errp)
 {
-    size_t buffer = job->at_once * job->piece;
-    void *region = hugepage_staging_new(&job->range, buffer, errp);
+    void *region = hugepage_staging_new(&job->range, job->at_once * job->piece,
+                                        errp);
     size_t pages = fill_job_pages(job);
     size_t page;
     int ret = 0;
@@ -163,7 +173,7 @@ static void *fill_region(HugepageFill *fill, FillJob *job, Error **errp)
     }
     if (ret) {
         error_setg_errno(errp, -ret, "Cannot prepare empty memory");
-        munmap(region, job->range.size + buffer);
+        munmap(region, job->range.size + job->at_once * job->piece);
         return NULL;
     }
     job->buffer = region + job->range.size;
@@ -187,8 +197,8 @@ static int fill_commit(HugepageFill *fill, FillJob *job, void *region)
         } else {
             QTAILQ_REMOVE(&fill->jobs, job, next);
         }
+        qemu_cond_signal(&fill->work);
     }
-    event_notifier_set(&fill->wakeup);
     return ret;
 }
 
@@ -249,7 +259,7 @@ bool hugepage_fill_cancel(HugepageFill *fill, void *host)
         return false;
     }
     qatomic_set(&job->cancelled, true);
-    event_notifier_set(&fill->wakeup);
+    qemu_cond_signal(&fill->work);
     while (fill_job_at(fill, host) == job) {
         qemu_cond_wait(&fill->gone, &fill->lock);
     }

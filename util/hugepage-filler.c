@@ -1,5 +1,5 @@
 /*
- * The thread that fills replaced huge pages
+ * The threads that fill replaced huge pages
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -29,6 +29,7 @@ void fill_job_free(FillJob *job)
         g_free(job->started);
         g_free(job->filled);
         g_free(job->urgent);
+        g_free(job->queue);
         g_free(job);
     }
 }
@@ -47,30 +48,43 @@ FillJob *fill_job_at(HugepageFill *fill, const void *host)
 }
 
 /*
- * Reads [pos, end) into the buffer and tells the owner what cannot be read.
- * From here on hugepage_fill_lose() comes too late for this piece.
+ * Reads @count pieces from @piece on into the buffer and tells the owner what
+ * cannot be read.
+ *
+ * Returns: a bit per small page of them, lost
  */
-static void fill_read(HugepageFill *fill, FillJob *job, size_t pos, size_t end)
+static unsigned long *fill_read(HugepageFill *fill, FillJob *job, size_t piece,
+                                size_t count)
 {
     const HugepageReader reader = {
         .read = hugepage_read_fd, .opaque = GINT_TO_POINTER(job->range.fd),
     };
-    size_t first = pos / job->range.small;
-    size_t pages = (end - pos) / job->range.small;
+    size_t first = piece * job->piece / job->range.small;
+    size_t pages = count * job->piece / job->range.small;
     g_autofree unsigned long *before = bitmap_new(pages);
+    unsigned long *lost = bitmap_new(pages);
     size_t page;
 
     WITH_QEMU_LOCK_GUARD(&fill->lock) {
-        bitmap_set(job->started, pos / job->piece, (end - pos) / job->piece);
+        /* From here on hugepage_fill_lose() comes too late for them. */
+        bitmap_set(job->started, piece, count);
         bitmap_copy_with_src_offset(before, job->lost, first, pages);
     }
+    bitmap_copy(lost, before, pages);
     hugepage_read_extent(&job->range, fill->reader ?: &reader, job->buffer,
-                         pos, end, job->lost);
-    for (page = 0; page < pages; page++) {
-        if (test_bit(first + page, job->lost) && !test_bit(page, before)) {
-            fill->ops->lost(job->opaque, first + page);
+                         piece * job->piece, (piece + count) * job->piece,
+                         lost);
+    for (page = find_first_bit(lost, pages); page < pages;
+         page = find_next_bit(lost, pages, page + 1)) {
+        if (test_bit(page, before)) {
+            continue;
+        }
+        fill->ops->lost(job->opaque, first + page);
+        WITH_QEMU_LOCK_GUARD(&fill->lock) {
+            set_bit(first + page, job->lost);
         }
     }
+    return lost;
 }
 
 /* Returns: true to try again */
@@ -93,6 +107,17 @@ static bool fill_stuck(HugepageFill *fill, FillJob *job, int ret)
     return true;
 }
 
+/* With the lock held: somebody waits for @piece */
+static void fill_make_urgent(HugepageFill *fill, FillJob *job, size_t piece)
+{
+    if (test_and_set_bit(piece, job->urgent) || test_bit(piece, job->started)) {
+        return;
+    }
+    /* Once for each piece at most, so there is room. */
+    job->queue[job->queue_tail++] = piece;
+    qemu_cond_signal(&fill->work);
+}
+
 /* Page faults become urgent pieces; the mover of a range waits for its event */
 static void fill_events(HugepageFill *fill)
 {
@@ -104,14 +129,15 @@ static void fill_events(HugepageFill *fill)
         for (int i = 0; i < count; i++) {
             void *host = (void *)(uintptr_t)msgs[i].arg.pagefault.address;
             FillJob *job;
+            size_t piece;
 
             if (msgs[i].event != UFFD_EVENT_PAGEFAULT) {
                 continue;
             }
             job = fill_job_at(fill, host);
-            if (job && !test_bit((host - job->range.host) / job->piece,
-                                 job->filled)) {
-                set_bit((host - job->range.host) / job->piece, job->urgent);
+            piece = job ? (host - job->range.host) / job->piece : 0;
+            if (job && !test_bit(piece, job->filled)) {
+                fill_make_urgent(fill, job, piece);
             } else {
                 /*
                  * Filled since: the thread only has to look again.  It may
@@ -144,22 +170,25 @@ static size_t fill_populate(HugepageFill *fill, FillJob *job, size_t count)
         } else if (!fill_stuck(fill, job, ret)) {
             return 0;
         }
-        fill_events(fill);
     }
     return count;
 }
 
-/* Returns: false if cancelled */
+/*
+ * @lost: a bit per small page; @first is the first one of @piece
+ *
+ * Returns: false if cancelled
+ */
 static bool fill_place(HugepageFill *fill, FillJob *job, size_t piece,
-                       uint8_t *buffer)
+                       const unsigned long *lost, size_t first, uint8_t *buffer)
 {
     size_t pos = piece * job->piece;
+    bool waited_for;
     int ret;
 
     while ((ret = hugepage_place(fill->uffd, fill->pagemap, fill->can_move,
-                                 &job->range, job->lost, buffer, pos,
+                                 &job->range, lost, first, buffer, pos,
                                  pos + job->piece)) < 0) {
-        fill_events(fill);
         if (ret != -EAGAIN && !fill_stuck(fill, job, ret)) {
             return false;
         }
@@ -167,8 +196,9 @@ static bool fill_place(HugepageFill *fill, FillJob *job, size_t piece,
     WITH_QEMU_LOCK_GUARD(&fill->lock) {
         set_bit(piece, job->filled);
         job->left--;
+        waited_for = test_bit(piece, job->urgent);
     }
-    if (test_and_clear_bit(piece, job->urgent)) {
+    if (waited_for) {
         /* As above, for who came between two attempts to place. */
         uffd_wakeup(fill->uffd, job->range.host + pos, job->piece);
     }
@@ -196,7 +226,8 @@ static int64_t fill_cpu_ns(void)
 static void fill_pieces(HugepageFill *fill, FillJob *job, size_t piece)
 {
     size_t end = MIN(piece + job->batch, job->pieces);
-    size_t count = find_next_bit(job->filled, end, piece) - piece;
+    size_t count = find_next_bit(job->started, end, piece) - piece;
+    g_autofree unsigned long *lost = NULL;
     int64_t start = fill_cpu_ns();
     int64_t read_ns, other_ns;
     size_t i;
@@ -206,10 +237,13 @@ static void fill_pieces(HugepageFill *fill, FillJob *job, size_t piece)
         return;
     }
     read_ns = -fill_cpu_ns();
-    fill_read(fill, job, piece * job->piece, (piece + count) * job->piece);
+    lost = fill_read(fill, job, piece, count);
     read_ns += fill_cpu_ns();
     for (i = 0; i < count; i++) {
-        if (!fill_place(fill, job, piece + i, job->buffer + i * job->piece)) {
+        size_t pos = i * job->piece;
+
+        if (!fill_place(fill, job, piece + i, lost, pos / job->range.small,
+                        job->buffer + pos)) {
             return;
         }
     }
@@ -231,8 +265,8 @@ static bool fill_job_remove(HugepageFill *fill, FillJob *job)
 }
 
 /*
- * Nothing is to be brought any more; this also wakes whoever is still queued.
- * Without it a page that is discarded later would be missing for ever.
+ * Nothing is to be brought any more, and nobody waits for it.  Unless this is
+ * done a page that is discarded later would be missing for ever.
  */
 static void fill_release(HugepageFill *fill, FillJob *job)
 {
@@ -240,8 +274,9 @@ static void fill_release(HugepageFill *fill, FillJob *job)
                                   job->range.size)) {
         /* No memory: as in fill_stuck() */
         g_usleep(FILL_RETRY_MS * 1000);
-        fill_events(fill);
     }
+    /* Linux wakes all before it unregisters; who faults in between sleeps. */
+    uffd_wakeup(fill->uffd, job->range.host, job->range.size);
     munmap(job->buffer, job->at_once * job->piece);
 }
 
@@ -276,27 +311,27 @@ static void fill_give_up(HugepageFill *fill, FillJob *job)
     fill_job_free(job);
 }
 
-/* All in turn: the first one would leave who waits for the last one waiting. */
+/* What came first, or nothing: then @pieces is returned */
 static size_t fill_next_urgent(FillJob *job)
 {
-    size_t piece = find_next_bit(job->urgent, job->pieces, job->hand);
+    while (job->queue_head < job->queue_tail) {
+        size_t piece = job->queue[job->queue_head++];
 
-    if (piece >= job->pieces) {
-        piece = find_first_bit(job->urgent, job->pieces);
+        if (!test_bit(piece, job->started)) {
+            return piece;
+        }
     }
-    job->hand = MIN(piece + 1, job->pieces);
-    return piece;
+    return job->pieces;
 }
 
 /*
- * The next piece to bring: one that somebody waits for, or any.  Who cancels
- * waits as well.
+ * With the lock held: the next piece to bring, one that somebody waits for, or
+ * any; or a job that was cancelled, as who cancels waits as well.
  */
 static FillJob *fill_next(HugepageFill *fill, size_t *piece)
 {
     FillJob *job;
 
-    QEMU_LOCK_GUARD(&fill->lock);
     QTAILQ_FOREACH(job, &fill->jobs, next) {
         if (!job->swapped) {
             /* Its mover is not done with it. */
@@ -309,14 +344,45 @@ static FillJob *fill_next(HugepageFill *fill, size_t *piece)
     }
     QTAILQ_FOREACH(job, &fill->jobs, next) {
         if (job->swapped) {
-            *piece = find_first_zero_bit(job->filled, job->pieces);
+            *piece = find_first_zero_bit(job->started, job->pieces);
             return job;
         }
     }
     return NULL;
 }
 
+/* Returns: NULL if the filler is to end */
+static FillJob *fill_wait_next(HugepageFill *fill, size_t *piece)
+{
+    FillJob *job;
+
+    QEMU_LOCK_GUARD(&fill->lock);
+    while (!(job = fill_next(fill, piece)) && !fill->stop) {
+        qemu_cond_wait(&fill->work, &fill->lock);
+    }
+    return job;
+}
+
 void *fill_thread(void *opaque)
+{
+    HugepageFill *fill = opaque;
+    FillJob *job;
+    size_t piece;
+
+    while ((job = fill_wait_next(fill, &piece))) {
+        if (!qatomic_read(&job->cancelled)) {
+            fill_pieces(fill, job, piece);
+        }
+        if (!job->left) {
+            fill_finish(fill, job);
+        } else if (qatomic_read(&job->cancelled)) {
+            fill_give_up(fill, job);
+        }
+    }
+    return NULL;
+}
+
+void *fill_events_thread(void *opaque)
 {
     HugepageFill *fill = opaque;
     struct pollfd pfd[] = {
@@ -324,27 +390,9 @@ void *fill_thread(void *opaque)
         { .fd = event_notifier_get_fd(&fill->wakeup), .events = POLLIN },
     };
 
-    for (;;) {
-        size_t piece;
-        FillJob *job;
-
-        fill_events(fill);
-        job = fill_next(fill, &piece);
-        if (job) {
-            if (!qatomic_read(&job->cancelled)) {
-                fill_pieces(fill, job, piece);
-            }
-            if (!job->left) {
-                fill_finish(fill, job);
-            } else if (qatomic_read(&job->cancelled)) {
-                fill_give_up(fill, job);
-            }
-            continue;
-        }
-        if (qatomic_read(&fill->stop)) {
-            return NULL;
-        }
+    do {
         RETRY_ON_EINTR(poll(pfd, ARRAY_SIZE(pfd), -1));
-        event_notifier_test_and_clear(&fill->wakeup);
-    }
+        fill_events(fill);
+    } while (!pfd[1].revents);
+    return NULL;
 }

@@ -1,8 +1,8 @@
 /*
- * The filler's jobs and its thread
+ * The filler's jobs and its threads
  *
  * Shared by the two halves of qemu/hugepage-fill.h: hugepage-fill.c swaps and
- * answers the callers, hugepage-filler.c fills, in a thread of its own.
+ * answers the callers, hugepage-filler.c fills, in threads of its own.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -22,13 +22,13 @@
  * processor covers, or the whole range if it is smaller.
  *
  * @lost: a bit per small page
- * @started, @filled, @urgent: a bit per piece: being read or further; in its
+ * @started, @filled, @urgent: a bit per piece: being brought or further; in its
  *     place; waited for
+ * @queue: the urgent pieces as they came; before @queue_head: dealt with
  * @left: pieces not filled
- * @hand: where to look for the next urgent piece, the filler's own
- * @buffer: memory to read into, @at_once pieces, the filler's own
+ * @buffer: memory to read into, @at_once pieces
  * @at_once: pieces that one read may bring at most
- * @batch: pieces that the next read is to bring, the filler's own
+ * @batch: pieces that the next read is to bring
  * @swapped: the range is in its place
  * @cancelled: its content is not needed any more; atomic
  * @stuck: the owner knows that there is a difficulty
@@ -39,11 +39,13 @@ typedef struct FillJob {
     size_t piece;
     size_t pieces;
     size_t left;
-    size_t hand;
     unsigned long *lost;
     unsigned long *started;
     unsigned long *filled;
     unsigned long *urgent;
+    size_t *queue;
+    size_t queue_head;
+    size_t queue_tail;
     uint8_t *buffer;
     size_t at_once;
     size_t batch;
@@ -58,19 +60,25 @@ typedef struct FillJob {
 /**
  * HugepageFill: a filler
  *
- * @lock: protects @jobs and the bitmaps, @left and @swapped of each job
+ * @lock: protects @jobs and, in each job, what others than @thread look at: the
+ *     bitmaps, the queue, @left, @swapped
+ * @work: signalled when there may be something to do
  * @gone: signalled when a job is removed
  * @uffd: one for all jobs
  * @pagemap: /proc/self/pagemap
- * @wakeup: there is a new job, or @stop is set
+ * @thread: brings what is missing
+ * @events: reads the page faults, and lets mremap() pass
+ * @wakeup: @events is to end
  * @can_move: the kernel has UFFDIO_MOVE
  */
 struct HugepageFill {
     const HugepageFillOps *ops;
     const HugepageReader *reader;
     QemuMutex lock;
+    QemuCond work;
     QemuCond gone;
     QemuThread thread;
+    QemuThread events;
     EventNotifier wakeup;
     int uffd;
     int pagemap;
@@ -87,7 +95,9 @@ void fill_job_free(FillJob *job);
 /* The range that @host is in, or NULL; with the lock held. */
 FillJob *fill_job_at(HugepageFill *fill, const void *host);
 
-/* The thread; it ends when @stop is set and there is no job left. */
+/* Ends when @stop is set and there is no job left. */
 void *fill_thread(void *opaque);
+/* Ends when @wakeup is set. */
+void *fill_events_thread(void *opaque);
 
 #endif /* UTIL_HUGEPAGE_FILLER_H */

@@ -58,7 +58,7 @@ ssize_t hugepage_uffd_poison(int uffd, void *dst, size_t size);
  * @uffd: where @range is registered
  * @pagemap: /proc/self/pagemap
  * @can_move: the kernel has UFFDIO_MOVE; @buffer may be taken away
- * @lost: a bit per small page of @range: to be marked
+ * @lost: a bit per small page, to be marked; @first is that of @start
  * @buffer: the bytes of [start, end)
  *
  * May be called again after a failure; what is in its place stays.
@@ -67,7 +67,7 @@ ssize_t hugepage_uffd_poison(int uffd, void *dst, size_t size);
  */
 int hugepage_place(int uffd, int pagemap, bool can_move,
                    const HugepageRange *range, const unsigned long *lost,
-                   uint8_t *buffer, size_t start, size_t end);
+                   size_t first, uint8_t *buffer, size_t start, size_t end);
 
 /**
  * hugepage_staging_new: address space for a replacement, with its settings
@@ -83,6 +83,7 @@ void *hugepage_staging_new(const HugepageRange *range, size_t more,
 /* The pieces of hugepage_split() that hugepage_fill_swap() needs too. */
 bool hugepage_range_check(const HugepageRange *range, Error **errp);
 size_t hugepage_extent(const HugepageRange *range);
+/* @lost: a bit per small page of [start, end) */
 void hugepage_read_extent(const HugepageRange *range,
                           const HugepageReader *reader, uint8_t *buffer,
                           size_t start, size_t end, unsigned long *lost);

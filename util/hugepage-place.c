@@ -112,16 +112,16 @@ static int all_there(int pagemap, uint8_t *ptr, size_t size, size_t small)
 
 int hugepage_place(int uffd, int pagemap, bool can_move,
                    const HugepageRange *range, const unsigned long *lost,
-                   uint8_t *buffer, size_t start, size_t end)
+                   size_t first, uint8_t *buffer, size_t start, size_t end)
 {
     uint8_t *dst = (uint8_t *)range->host + start;
     size_t small = range->small;
-    size_t pages = end / small;
-    size_t page = start / small;
+    size_t last = first + (end - start) / small;
+    size_t page = first;
     bool skipped = false;
     int ret = 0;
 
-    if (can_move && find_next_bit(lost, pages, page) >= pages) {
+    if (can_move && find_next_bit(lost, last, first) >= last) {
         ssize_t done = uffd_move(uffd, dst, buffer, end - start);
 
         if (done == end - start || done == -EAGAIN) {
@@ -132,11 +132,11 @@ int hugepage_place(int uffd, int pagemap, bool can_move,
          * its place already and will not be copied over.
          */
     }
-    while (page < pages && ret == 0) {
-        size_t offset = page * small - start;
+    while (page < last && ret == 0) {
+        size_t offset = (page - first) * small;
         bool bad = test_bit(page, lost);
-        size_t stop = bad ? find_next_zero_bit(lost, pages, page)
-                          : find_next_bit(lost, pages, page);
+        size_t stop = bad ? find_next_zero_bit(lost, last, page)
+                          : find_next_bit(lost, last, page);
 
         ret = place_run(uffd, dst + offset, bad ? NULL : buffer + offset,
                         (stop - page) * small, small, &skipped);

@@ -163,9 +163,9 @@ void hugepage_read_extent(const HugepageRange *range,
     size_t pos = start;
 
     while (pos < end) {
-        size_t page = pos / range->small;
-        size_t stop = find_next_bit(lost, end / range->small, page) *
-                      range->small;
+        size_t page = (pos - start) / range->small;
+        size_t stop = start + find_next_bit(lost, (end - start) / range->small,
+                                            page) * range->small;
         ssize_t got = -1;
 
         if (pos < stop) {
@@ -178,7 +178,7 @@ void hugepage_read_extent(const HugepageRange *range,
             pos += got;
         } else {
             set_bit(page, lost);
-            pos = (page + 1) * range->small;
+            pos = start + (page + 1) * range->small;
         }
     }
 }
@@ -208,7 +208,7 @@ static bool staging_fill(const HugepageRange *range,
             return false;
         }
         hugepage_read_extent(range, reader, staging + pos, pos, pos + step,
-                             lost);
+                             lost + BIT_WORD(pos / range->small));
     }
     return true;
 }
