@@ -13,12 +13,16 @@
 #include "qemu/bitmap.h"
 #include "qemu/lockable.h"
 #include "qemu/timer.h"
+#include "qemu/units.h"
 #include "qemu/userfaultfd.h"
 #include "hugepage-filler.h"
 #include "hugepage-internal.h"
 
 /* Pieces that one read may bring */
 #define FILL_AT_ONCE 8
+
+/* What is brought at once of a range that no huge mapping will cover */
+#define FILL_SMALL (64 * KiB)
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FillJob, fill_job_free)
 
@@ -33,6 +37,12 @@ static FillJob *job_new(HugepageFill *fill, const HugepageRange *range,
     job->range = *range;
     job->opaque = opaque;
     job->piece = hugepage_extent(range);
+    job->move = fill->can_move;
+    if (job->piece == range->size) {
+        /* No huge mapping will cover it; who waits waits for a whole piece. */
+        job->piece = MIN(MAX(FILL_SMALL, range->small), range->size);
+        job->move = false;
+    }
     job->pieces = range->size / job->piece;
     job->left = job->pieces;
     job->at_once = MIN(fill->ops->at_once ?: FILL_AT_ONCE, job->pieces);

@@ -186,7 +186,7 @@ static bool fill_place(HugepageFill *fill, FillJob *job, size_t piece,
     bool waited_for;
     int ret;
 
-    while ((ret = hugepage_place(fill->uffd, fill->pagemap, fill->can_move,
+    while ((ret = hugepage_place(fill->uffd, fill->pagemap, job->move,
                                  &job->range, lost, first, buffer, pos,
                                  pos + job->piece)) < 0) {
         if (ret != -EAGAIN && !fill_stuck(fill, job, ret)) {

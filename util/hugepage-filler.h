@@ -19,13 +19,14 @@
  * FillJob: one range being filled
  *
  * A piece is what is brought at once: the memory that one huge mapping of the
- * processor covers, or the whole range if it is smaller.
+ * processor covers, or less if none will cover the range.
  *
  * @lost: a bit per small page
  * @started, @filled, @urgent: a bit per piece: being brought or further; in its
  *     place; waited for
  * @queue: the urgent pieces as they came; before @queue_head: dealt with
  * @left: pieces not filled
+ * @move: pieces are moved, not copied, and so stay huge
  * @buffer: memory to read into, @at_once pieces
  * @at_once: pieces that one read may bring at most
  * @batch: pieces that the next read is to bring
@@ -39,6 +40,7 @@ typedef struct FillJob {
     size_t piece;
     size_t pieces;
     size_t left;
+    bool move;
     unsigned long *lost;
     unsigned long *started;
     unsigned long *filled;

@@ -12,8 +12,9 @@
 #include "hugepage-split-helpers.h"
 
 /* What is brought at once where a small page has 4 KiB, as on most hosts */
+#define FILL_HUGE(page) ((page)->range.small / 8 * (page)->range.small)
 #define FILL_PIECE(page) \
-    MIN((page)->range.size, (page)->range.small / 8 * (page)->range.small)
+    ((page)->range.size > FILL_HUGE(page) ? FILL_HUGE(page) : 65536)
 
 /* How long the filler may take, in milliseconds, however busy the machine */
 #define FILL_PATIENCE 120000

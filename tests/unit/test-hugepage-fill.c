@@ -128,6 +128,41 @@ static void test_urgent(void)
     fill_test_destroy(&test);
 }
 
+/* Who touches a huge page without huge mappings does not wait for all of it. */
+static void test_urgent_small(void)
+{
+    FillTest test;
+    FillRange *range = &test.ranges[0];
+    Load wanted = { range };
+    size_t order[32] = { 0, 20 }, n = 2, i;
+    Waiter waiter;
+
+    if (!fill_test_init(&test, &huge, 1)) {
+        return;
+    }
+    wanted.pos = 20 * FILL_PIECE(&range->page) + 8;
+    hold_at(&test, range, 0);
+    fill_range_swap(range);
+    wait_held(&test);
+    waiter_start(&waiter, load, &wanted);
+    qatomic_set(&test.hold, fill_piece_id(range, 1));
+    qemu_sem_post(&test.release);
+    waiter_join(&waiter);
+    wait_held(&test);
+    g_assert_cmpuint(hugepage_fill_missing(test.fill), ==,
+                     range->page.range.size - 2 * FILL_PIECE(&range->page));
+    qemu_sem_post(&test.release);
+    fill_range_wait(range);
+    for (i = 1; i < ARRAY_SIZE(order); i++) {
+        if (i != 20) {
+            order[n++] = i;
+        }
+    }
+    assert_order(&test, order, n);
+    fill_range_check(range);
+    fill_test_destroy(&test);
+}
+
 /* Which pages are lost, by each of the ways to find out */
 
 typedef enum Lost { NONE, FIRST, LAST, ENDS, PIECE, ODD, ALL } Lost;
@@ -733,6 +768,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/hugepage-fill/urgent", test_urgent);
+    g_test_add_func("/hugepage-fill/urgent/small", test_urgent_small);
     g_test_add_data_func("/hugepage-fill/lost/hugetlb", &huge, test_lost);
     g_test_add_data_func("/hugepage-fill/lost/file", &file4, test_lost);
     g_test_add_func("/hugepage-fill/woken", test_woken);
