@@ -99,6 +99,7 @@ def eight_errors(lab):
                 vm.poison(block + n * PAGE)
                 lost.append(block + n * PAGE)
                 lab.expect.eventually_lost(vm, len(lost))
+                lab.expect.all_filled(vm)
         lab.done(vm, lost)
 
 

@@ -153,7 +153,7 @@ class Expect:
             time.sleep(0.3)
             info = self._query(vm)
         self.equal('states in the end', info and
-                   [p['state'] for p in info['pages']], ['split'])
+                   {p['state'] for p in info['pages']}, {'split'})
 
     def ledger(self, vm, pages, huge=HUGE, small=PAGE):
         info = self._settled(vm)
