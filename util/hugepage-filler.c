@@ -247,9 +247,6 @@ static void fill_pieces(HugepageFill *fill, FillJob *job, size_t piece)
             return;
         }
     }
-    /* For the next ones, now that nobody waits for these; may fail. */
-    hugepage_populate(job->buffer, MIN(job->batch, job->left) * job->piece,
-                      MADV_POPULATE_WRITE);
     other_ns = fill_cpu_ns() - start - read_ns;
     if (read_ns > 2 * other_ns) {
         job->batch = MIN(2 * job->batch, job->at_once);

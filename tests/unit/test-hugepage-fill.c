@@ -592,11 +592,8 @@ static void fail_once(FillRange *range, size_t piece, void *buffer)
     burn(100 * SCALE_MS);
     has_failed |= faults_disarm();
     if (piece == 1) {
-        /*
-         * Two pieces are placed by a call each, then as many are populated,
-         * then four.
-         */
-        faults_arm(3, 2, ENOMEM);
+        /* Two pieces are placed by a call each, then four are populated. */
+        faults_arm(3, 1, ENOMEM);
     }
 }
 
