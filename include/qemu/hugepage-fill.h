@@ -7,8 +7,9 @@
  * is, and it is brought first.
  *
  * Threads: hugepage_fill_swap() and hugepage_fill_lose() are for one thread at
- * a time; the callbacks come from the filler's thread.  Who swaps or cancels
- * may hold no lock that a callback takes, since both wait for the filler.
+ * a time; the callbacks come from the filler's thread.  Who cancels may hold no
+ * lock that a callback takes, since it waits for that thread.  A swap waits for
+ * another one, which calls nobody.
  *
  * What it never does: show a byte before it is read, or show one that could
  * not be read.  Without memory to go on the filler waits for memory, and so
