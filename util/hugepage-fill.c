@@ -46,7 +46,6 @@ static FillJob *job_new(HugepageFill *fill, const HugepageRange *range,
     job->pieces = range->size / job->piece;
     job->left = job->pieces;
     job->at_once = MIN(fill->ops->at_once ?: FILL_AT_ONCE, job->pieces);
-    job->batch = 1;
     job->lost = bitmap_try_new(fill_job_pages(job));
     job->started = bitmap_try_new(job->pieces);
     job->filled = bitmap_try_new(job->pieces);
@@ -126,8 +125,15 @@ HugepageFill *hugepage_fill_new(const HugepageFillOps *ops,
     qemu_cond_init(&fill->work);
     qemu_cond_init(&fill->gone);
     QTAILQ_INIT(&fill->jobs);
-    qemu_thread_create(&fill->thread, "hugepage-fill", fill_thread, fill,
-                       QEMU_THREAD_JOINABLE);
+    fill->threads = ops->threads ?: FILL_THREADS;
+    for (unsigned i = 0; i < fill->threads; i++) {
+        FillWorker *worker = &fill->workers[i];
+
+        worker->fill = fill;
+        worker->buffer = i;
+        qemu_thread_create(&worker->thread, "hugepage-fill", fill_thread,
+                           worker, QEMU_THREAD_JOINABLE);
+    }
     qemu_thread_create(&fill->events, "hugepage-fault", fill_events_thread,
                        fill, QEMU_THREAD_JOINABLE);
     return fill;
@@ -137,9 +143,11 @@ void hugepage_fill_free(HugepageFill *fill)
 {
     WITH_QEMU_LOCK_GUARD(&fill->lock) {
         fill->stop = true;
-        qemu_cond_signal(&fill->work);
+        qemu_cond_broadcast(&fill->work);
     }
-    qemu_thread_join(&fill->thread);
+    for (unsigned i = 0; i < fill->threads; i++) {
+        qemu_thread_join(&fill->workers[i].thread);
+    }
     event_notifier_set(&fill->wakeup);
     qemu_thread_join(&fill->events);
     event_notifier_cleanup(&fill->wakeup);
@@ -157,7 +165,7 @@ void hugepage_fill_free(HugepageFill *fill)
  */
 static void *fill_region(HugepageFill *fill, FillJob *job, Error **errp)
 {
-    void *region = hugepage_staging_new(&job->range, job->at_once * job->piece,
+    void *region = hugepage_staging_new(&job->range, fill_buffer_size(job),
                                         errp);
     size_t pages = fill_job_pages(job);
     size_t page;
@@ -183,10 +191,15 @@ static void *fill_region(HugepageFill *fill, FillJob *job, Error **errp)
     }
     if (ret) {
         error_setg_errno(errp, -ret, "Cannot prepare empty memory");
-        munmap(region, job->range.size + job->at_once * job->piece);
+        munmap(region, job->range.size + fill_buffer_size(job));
         return NULL;
     }
-    job->buffer = region + job->range.size;
+    for (unsigned i = 0; i < FILL_THREADS; i++) {
+        job->buffers[i] = (FillBuffer) {
+            .start = region + job->range.size + i * job->at_once * job->piece,
+            .batch = 1,
+        };
+    }
     return region;
 }
 
@@ -207,6 +220,7 @@ static int fill_commit(HugepageFill *fill, FillJob *job, void *region)
         } else {
             QTAILQ_REMOVE(&fill->jobs, job, next);
         }
+        /* Only one thread: the caller, too, wants a processor now. */
         qemu_cond_signal(&fill->work);
     }
     return ret;
@@ -236,7 +250,7 @@ bool hugepage_fill_swap(HugepageFill *fill, const HugepageRange *range,
     ret = fill_commit(fill, job, region);
     if (ret) {
         hugepage_range_restore(range);
-        munmap(region, range->size + job->at_once * job->piece);
+        munmap(region, range->size + fill_buffer_size(job));
         error_setg_errno(errp, -ret, "Cannot move empty memory over the huge "
                          "page");
         return false;

@@ -17,9 +17,27 @@
 /* Pause after a failed attempt, in milliseconds: memory may come back. */
 #define FILL_RETRY_MS 10
 
+/*
+ * FillTask: what a thread is to do
+ *
+ * @count: pieces to bring from @piece on; 0: populate the buffer
+ * @alone: somebody waits for it, and it does not follow another one
+ */
+typedef struct FillTask {
+    FillJob *job;
+    size_t piece;
+    size_t count;
+    bool alone;
+} FillTask;
+
 size_t fill_job_pages(const FillJob *job)
 {
     return job->range.size / job->range.small;
+}
+
+size_t fill_buffer_size(const FillJob *job)
+{
+    return FILL_THREADS * job->at_once * job->piece;
 }
 
 void fill_job_free(FillJob *job)
@@ -48,32 +66,35 @@ FillJob *fill_job_at(HugepageFill *fill, const void *host)
 }
 
 /*
- * Reads @count pieces from @piece on into the buffer and tells the owner what
- * cannot be read.
+ * Reads pieces into @buffer and tells the owner what cannot be read.
  *
  * Returns: a bit per small page of them, lost
  */
-static unsigned long *fill_read(HugepageFill *fill, FillJob *job, size_t piece,
-                                size_t count)
+static unsigned long *fill_read(HugepageFill *fill, const FillTask *task,
+                                uint8_t *buffer)
 {
+    FillJob *job = task->job;
     const HugepageReader reader = {
         .read = hugepage_read_fd, .opaque = GINT_TO_POINTER(job->range.fd),
     };
-    size_t first = piece * job->piece / job->range.small;
-    size_t pages = count * job->piece / job->range.small;
+    size_t start = task->piece * job->piece;
+    size_t end = start + task->count * job->piece;
+    size_t first = start / job->range.small;
+    size_t pages = (end - start) / job->range.small;
     g_autofree unsigned long *before = bitmap_new(pages);
     unsigned long *lost = bitmap_new(pages);
     size_t page;
 
     WITH_QEMU_LOCK_GUARD(&fill->lock) {
-        /* From here on hugepage_fill_lose() comes too late for them. */
-        bitmap_set(job->started, piece, count);
         bitmap_copy_with_src_offset(before, job->lost, first, pages);
     }
     bitmap_copy(lost, before, pages);
-    hugepage_read_extent(&job->range, fill->reader ?: &reader, job->buffer,
-                         piece * job->piece, (piece + count) * job->piece,
-                         lost);
+    hugepage_read_extent(&job->range, fill->reader ?: &reader, buffer, start,
+                         end, lost);
+    WITH_QEMU_LOCK_GUARD(&fill->lock) {
+        fill->reading = false;
+        qemu_cond_signal(&fill->work);
+    }
     for (page = find_first_bit(lost, pages); page < pages;
          page = find_next_bit(lost, pages, page + 1)) {
         if (test_bit(page, before)) {
@@ -96,8 +117,7 @@ static bool fill_stuck(HugepageFill *fill, FillJob *job, int ret)
         return false;
     }
 
-    if (!job->stuck) {
-        job->stuck = true;
+    if (!qatomic_xchg(&job->stuck, true)) {
         error_setg_errno(&err, -ret, "Cannot bring %zu bytes, trying again",
                          job->piece);
         fill->ops->stuck(job->opaque, err);
@@ -152,26 +172,34 @@ static void fill_events(HugepageFill *fill)
     }
 }
 
-/*
- * Memory for @count pieces; fewer if there is not enough.
- *
- * Returns: how many, 0 if cancelled
- */
-static size_t fill_populate(HugepageFill *fill, FillJob *job, size_t count)
+/* The processor's time that this thread has had */
+static int64_t fill_cpu_ns(void)
 {
+    struct timespec ts;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return ts.tv_sec * NANOSECONDS_PER_SECOND + ts.tv_nsec;
+}
+
+/* Memory for the next read, unless cancelled */
+static void fill_populate(HugepageFill *fill, FillJob *job, FillBuffer *buffer)
+{
+    int64_t start = fill_cpu_ns();
+    size_t count = MIN(buffer->batch, job->at_once);
     int ret;
 
-    while ((ret = hugepage_populate(job->buffer, count * job->piece,
+    while ((ret = hugepage_populate(buffer->start, count * job->piece,
                                     MADV_POPULATE_WRITE)) < 0) {
         /* This memory may have gone bad itself. */
-        madvise(job->buffer, count * job->piece, MADV_DONTNEED_LOCKED);
+        madvise(buffer->start, count * job->piece, MADV_DONTNEED_LOCKED);
         if (count > 1) {
             count = 1;
         } else if (!fill_stuck(fill, job, ret)) {
-            return 0;
+            return;
         }
     }
-    return count;
+    buffer->populated = count;
+    buffer->populate_ns = fill_cpu_ns() - start;
 }
 
 /*
@@ -205,53 +233,42 @@ static bool fill_place(HugepageFill *fill, FillJob *job, size_t piece,
     return true;
 }
 
-/* The processor's time that this thread has had */
-static int64_t fill_cpu_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-    return ts.tv_sec * NANOSECONDS_PER_SECOND + ts.tv_nsec;
-}
-
 /*
- * Brings @piece, and as many as are missing behind it as one read may bring.
- *
  * Before Linux copies a byte it looks at each small page from there to the end
  * of the huge page, or to the next one that it knows is bad, and takes a mutex
  * each time (adjust_range_hwpoison() in fs/hugetlbfs/inode.c).  In a gigantic
- * page that takes longer than to copy a piece, so a read that is slow beside
- * the rest of the work shall bring more of them.
+ * page that takes longer than to copy a piece, so one thread reads at a time,
+ * and a read that is slow beside the rest of the work shall bring more of them.
  */
-static void fill_pieces(HugepageFill *fill, FillJob *job, size_t piece)
+static void fill_pieces(HugepageFill *fill, const FillTask *task,
+                        FillBuffer *buffer)
 {
-    size_t end = MIN(piece + job->batch, job->pieces);
-    size_t count = find_next_bit(job->started, end, piece) - piece;
+    FillJob *job = task->job;
     g_autofree unsigned long *lost = NULL;
     int64_t start = fill_cpu_ns();
     int64_t read_ns, other_ns;
     size_t i;
 
-    count = fill_populate(fill, job, count);
-    if (!count) {
-        return;
-    }
-    read_ns = -fill_cpu_ns();
-    lost = fill_read(fill, job, piece, count);
-    read_ns += fill_cpu_ns();
-    for (i = 0; i < count; i++) {
+    lost = fill_read(fill, task, buffer->start);
+    read_ns = fill_cpu_ns() - start;
+    for (i = 0; i < task->count; i++) {
         size_t pos = i * job->piece;
 
-        if (!fill_place(fill, job, piece + i, lost, pos / job->range.small,
-                        job->buffer + pos)) {
+        if (!fill_place(fill, job, task->piece + i, lost,
+                        pos / job->range.small, buffer->start + pos)) {
             return;
         }
     }
-    other_ns = fill_cpu_ns() - start - read_ns;
-    if (read_ns > 2 * other_ns) {
-        job->batch = MIN(2 * job->batch, job->at_once);
+    if (job->move) {
+        buffer->populated = 0;
+    }
+    other_ns = fill_cpu_ns() - start - read_ns + buffer->populate_ns;
+    if (task->alone) {
+        buffer->batch = 1;
+    } else if (read_ns > 2 * other_ns) {
+        buffer->batch = MIN(2 * buffer->batch, job->at_once);
     } else if (read_ns < other_ns) {
-        job->batch = MAX(job->batch / 2, 1);
+        buffer->batch = MAX(buffer->batch / 2, 1);
     }
 }
 
@@ -261,6 +278,7 @@ static bool fill_job_remove(HugepageFill *fill, FillJob *job)
     QEMU_LOCK_GUARD(&fill->lock);
     QTAILQ_REMOVE(&fill->jobs, job, next);
     qemu_cond_broadcast(&fill->gone);
+    qemu_cond_broadcast(&fill->work);
     return !job->cancelled;
 }
 
@@ -277,7 +295,7 @@ static void fill_release(HugepageFill *fill, FillJob *job)
     }
     /* Linux wakes all before it unregisters; who faults in between sleeps. */
     uffd_wakeup(fill->uffd, job->range.host, job->range.size);
-    munmap(job->buffer, job->at_once * job->piece);
+    munmap(job->buffers[0].start, fill_buffer_size(job));
 }
 
 static void fill_finish(HugepageFill *fill, FillJob *job)
@@ -315,26 +333,27 @@ static void fill_give_up(HugepageFill *fill, FillJob *job)
 static size_t fill_next_urgent(FillJob *job)
 {
     while (job->queue_head < job->queue_tail) {
-        size_t piece = job->queue[job->queue_head++];
+        size_t piece = job->queue[job->queue_head];
 
         if (!test_bit(piece, job->started)) {
             return piece;
         }
+        job->queue_head++;
     }
     return job->pieces;
 }
 
 /*
- * With the lock held: the next piece to bring, one that somebody waits for, or
- * any; or a job that was cancelled, as who cancels waits as well.
+ * The job of the next piece to bring, one that somebody waits for, or any; or
+ * one that was cancelled, as who cancels waits as well.
  */
 static FillJob *fill_next(HugepageFill *fill, size_t *piece)
 {
     FillJob *job;
 
     QTAILQ_FOREACH(job, &fill->jobs, next) {
-        if (!job->swapped) {
-            /* Its mover is not done with it. */
+        if (!job->swapped || (job->cancelled && job->active)) {
+            /* Its mover, or another thread, is not done with it. */
             continue;
         }
         *piece = fill_next_urgent(job);
@@ -343,40 +362,98 @@ static FillJob *fill_next(HugepageFill *fill, size_t *piece)
         }
     }
     QTAILQ_FOREACH(job, &fill->jobs, next) {
-        if (job->swapped) {
+        if (job->swapped && !job->cancelled) {
             *piece = find_first_zero_bit(job->started, job->pieces);
-            return job;
+            if (*piece < job->pieces) {
+                return job;
+            }
         }
     }
     return NULL;
 }
 
-/* Returns: NULL if the filler is to end */
-static FillJob *fill_wait_next(HugepageFill *fill, size_t *piece)
+/*
+ * With the lock held.  First a buffer is populated, and only then it is decided
+ * for which piece, as somebody may have come who waits for another one.
+ *
+ * Returns: false if there is nothing to do now
+ */
+static bool fill_choose(HugepageFill *fill, unsigned index, FillTask *task)
 {
-    FillJob *job;
+    FillJob *job = fill_next(fill, &task->piece);
+    FillBuffer *buffer;
+    size_t end;
 
+    if (!job) {
+        return false;
+    }
+    buffer = &job->buffers[index];
+    task->job = job;
+    task->count = 0;
+    if (job->cancelled || !buffer->populated) {
+        return true;
+    }
+    if (fill->reading) {
+        return false;
+    }
+    task->alone = test_bit(task->piece, job->urgent) &&
+                  !(task->piece && test_bit(task->piece - 1, job->started));
+    end = MIN(task->piece + (task->alone ? 1 : buffer->populated), job->pieces);
+    end = find_next_bit(job->started, end, task->piece);
+    task->count = end - task->piece;
+    /* From here on hugepage_fill_lose() comes too late for them. */
+    bitmap_set(job->started, task->piece, task->count);
+    fill->reading = true;
+    /* Another thread may get memory. */
+    qemu_cond_signal(&fill->work);
+    return true;
+}
+
+/* Returns: false if the thread is to end */
+static bool fill_take(HugepageFill *fill, unsigned index, FillTask *task)
+{
     QEMU_LOCK_GUARD(&fill->lock);
-    while (!(job = fill_next(fill, piece)) && !fill->stop) {
+    while (!fill_choose(fill, index, task)) {
+        if (fill->stop && QTAILQ_EMPTY(&fill->jobs)) {
+            return false;
+        }
         qemu_cond_wait(&fill->work, &fill->lock);
     }
-    return job;
+    task->job->active++;
+    return true;
+}
+
+/* Returns: false if another thread works for it, or work is left */
+static bool fill_is_over(HugepageFill *fill, FillJob *job)
+{
+    QEMU_LOCK_GUARD(&fill->lock);
+    if (job->active == 1 && (!job->left || job->cancelled)) {
+        return true;
+    }
+    job->active--;
+    return false;
 }
 
 void *fill_thread(void *opaque)
 {
-    HugepageFill *fill = opaque;
-    FillJob *job;
-    size_t piece;
+    FillWorker *worker = opaque;
+    HugepageFill *fill = worker->fill;
+    FillTask task = { 0 };
 
-    while ((job = fill_wait_next(fill, &piece))) {
-        if (!qatomic_read(&job->cancelled)) {
-            fill_pieces(fill, job, piece);
+    while (fill_take(fill, worker->buffer, &task)) {
+        FillBuffer *buffer = &task.job->buffers[worker->buffer];
+
+        if (task.count) {
+            fill_pieces(fill, &task, buffer);
+        } else if (!qatomic_read(&task.job->cancelled)) {
+            fill_populate(fill, task.job, buffer);
         }
-        if (!job->left) {
-            fill_finish(fill, job);
-        } else if (qatomic_read(&job->cancelled)) {
-            fill_give_up(fill, job);
+        if (fill_is_over(fill, task.job)) {
+            if (!task.job->left) {
+                fill_finish(fill, task.job);
+            } else {
+                fill_give_up(fill, task.job);
+            }
         }
     }
     return NULL;

@@ -15,6 +15,24 @@
 #include "qemu/queue.h"
 #include "qemu/thread.h"
 
+/* Threads that bring pieces: while one reads, the other gets memory. */
+#define FILL_THREADS 2
+
+/**
+ * FillBuffer: what one thread reads into
+ *
+ * @start: FillJob.at_once pieces
+ * @populated: how many of them have memory
+ * @batch: how many the next read is to bring
+ * @populate_ns: processor's time that their memory has cost
+ */
+typedef struct FillBuffer {
+    uint8_t *start;
+    size_t populated;
+    size_t batch;
+    int64_t populate_ns;
+} FillBuffer;
+
 /**
  * FillJob: one range being filled
  *
@@ -27,9 +45,9 @@
  * @queue: the urgent pieces as they came; before @queue_head: dealt with
  * @left: pieces not filled
  * @move: pieces are moved, not copied, and so stay huge
- * @buffer: memory to read into, @at_once pieces
+ * @buffers: one for each thread
  * @at_once: pieces that one read may bring at most
- * @batch: pieces that the next read is to bring
+ * @active: threads that work for it
  * @swapped: the range is in its place
  * @cancelled: its content is not needed any more; atomic
  * @stuck: the owner knows that there is a difficulty
@@ -48,9 +66,9 @@ typedef struct FillJob {
     size_t *queue;
     size_t queue_head;
     size_t queue_tail;
-    uint8_t *buffer;
+    FillBuffer buffers[FILL_THREADS];
     size_t at_once;
-    size_t batch;
+    unsigned active;
     bool swapped;
     bool cancelled;
     bool stuck;
@@ -59,16 +77,22 @@ typedef struct FillJob {
     QTAILQ_ENTRY(FillJob) next;
 } FillJob;
 
+typedef struct FillWorker {
+    HugepageFill *fill;
+    unsigned buffer;
+    QemuThread thread;
+} FillWorker;
+
 /**
  * HugepageFill: a filler
  *
- * @lock: protects @jobs and, in each job, what others than @thread look at: the
- *     bitmaps, the queue, @left, @swapped
+ * @lock: protects @jobs, @reading and all that changes in a job but its buffers
  * @work: signalled when there may be something to do
  * @gone: signalled when a job is removed
  * @uffd: one for all jobs
  * @pagemap: /proc/self/pagemap
- * @thread: brings what is missing
+ * @workers: bring what is missing, @threads of them
+ * @reading: one of them reads
  * @events: reads the page faults, and lets mremap() pass
  * @wakeup: @events is to end
  * @can_move: the kernel has UFFDIO_MOVE
@@ -79,7 +103,9 @@ struct HugepageFill {
     QemuMutex lock;
     QemuCond work;
     QemuCond gone;
-    QemuThread thread;
+    FillWorker workers[FILL_THREADS];
+    unsigned threads;
+    bool reading;
     QemuThread events;
     EventNotifier wakeup;
     int uffd;
@@ -92,12 +118,15 @@ struct HugepageFill {
 /* Small pages in the range */
 size_t fill_job_pages(const FillJob *job);
 
+/* Bytes of all buffers together */
+size_t fill_buffer_size(const FillJob *job);
+
 void fill_job_free(FillJob *job);
 
 /* The range that @host is in, or NULL; with the lock held. */
 FillJob *fill_job_at(HugepageFill *fill, const void *host);
 
-/* Ends when @stop is set and there is no job left. */
+/* Of a FillWorker; ends when @stop is set and there is no job left. */
 void *fill_thread(void *opaque);
 /* Ends when @wakeup is set. */
 void *fill_events_thread(void *opaque);

@@ -2,14 +2,14 @@
  * Replace poisoned huge pages at once and fill them behind everybody's back
  *
  * The lazy way of qemu/hugepage-split.h: an empty region takes the place of
- * the huge page by one mremap(), whatever its size, and a thread then copies
+ * the huge page by one mremap(), whatever its size, and threads then copy
  * what can be read.  Who touches a piece that is not there yet waits until it
  * is, and it is brought first.
  *
  * Threads: hugepage_fill_swap() and hugepage_fill_lose() are for one thread at
- * a time; the callbacks come from the filler's thread.  Who cancels may hold no
- * lock that a callback takes, since it waits for that thread.  A swap waits for
- * another one, which calls nobody.
+ * a time; the callbacks come from the filler's threads.  Who cancels may hold
+ * no lock that a callback takes, since it waits for these threads.  A swap
+ * waits for another one, which calls nobody.
  *
  * What it never does: show a byte before it is read, or show one that could
  * not be read.  Without memory to go on the filler waits for memory, and so
@@ -35,7 +35,8 @@ typedef struct HugepageFill HugepageFill;
  *          range.  The bitmap of @result passes to the callee.
  * @stuck: the filler cannot go on now and will try again; @err says why and
  *         stays with the caller.  Called at most once per range.
- * @at_once: for tests: how many pieces one read may bring, 0 for the default
+ * @at_once, @threads: for tests: how many pieces one read may bring, and how
+ *        many threads there are; 0 for the default
  *
  * @opaque is what was given to hugepage_fill_swap().
  */
@@ -44,6 +45,7 @@ typedef struct HugepageFillOps {
     void (*filled)(void *opaque, HugepageSplitResult *result);
     void (*stuck)(void *opaque, Error *err);
     unsigned at_once;
+    unsigned threads;
 } HugepageFillOps;
 
 /**
@@ -96,7 +98,7 @@ bool hugepage_fill_lose(HugepageFill *fill, void *host);
  * as zeros from then on: the owner must replace or zero the range, and see to
  * it that nobody takes for data what is there until then.
  *
- * Context: any thread but the filler's.  Waits for the piece that is being
+ * Context: any thread but the filler's.  Waits for the pieces that are being
  * brought, so callbacks may come meanwhile.
  * Returns: true, and @filled will not be called; false if the range is not, not
  * yet, or no longer being filled.

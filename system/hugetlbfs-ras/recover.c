@@ -156,7 +156,7 @@ void ras_stop_work(HugetlbfsRas *ras, RasBackend *gone)
     }
 }
 
-/* In the filler's thread. */
+/* In the filler's threads. */
 
 static void ras_fill_lost(void *opaque, size_t small_page)
 {

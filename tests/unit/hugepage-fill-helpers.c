@@ -73,6 +73,10 @@ static void on_lost(void *opaque, size_t page)
     g_assert(hugepage_fill_is_missing(range->test->fill, range->page.range.host
                                       + page * range->page.range.small));
     range->told[page] = true;
+    if (qatomic_xchg(&range->test->hold_lost, false)) {
+        qemu_sem_post(&range->test->held);
+        qemu_sem_wait(&range->test->release);
+    }
     qatomic_set(&range->may_fail[page], true);
 }
 
@@ -102,6 +106,7 @@ static const HugepageFillOps ops = {
     .filled = on_filled,
     .stuck = on_stuck,
     .at_once = 1,
+    .threads = 1,
 };
 
 /* Ranges */
@@ -152,8 +157,10 @@ static void range_destroy(FillRange *range)
     qemu_sem_destroy(&range->done);
 }
 
-void fill_test_start(FillTest *test)
+void fill_test_restart(FillTest *test, unsigned threads)
 {
+    hugepage_fill_free(test->fill);
+    test->ops.threads = threads;
     test->fill = hugepage_fill_new(&test->ops, &test->reader, &error_abort);
 }
 

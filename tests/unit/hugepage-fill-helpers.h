@@ -65,11 +65,12 @@ typedef struct FillRange {
  * Each range is the second half of a file of its own, so that their file
  * offsets differ and tell the reader which one is meant.
  *
- * @ops: one piece at once, unless a test changes it before it swaps
+ * @ops: one piece at once, by one thread, unless a test changes it
  * @on_piece: called in the filler's thread before it reads a piece
  * @order: pieces in the order of reading, numbered through all ranges by
  *         fill_piece_id()
  * @hold: fill_piece_id() of a piece at which the filler waits, or -1
+ * @hold_lost: it waits when it has told of a lost page, once
  * @held, @release: the filler waits; let it go on
  */
 struct FillTest {
@@ -83,6 +84,7 @@ struct FillTest {
     size_t order[FILL_ORDER];
     size_t reads;
     ssize_t hold;
+    bool hold_lost;
     QemuSemaphore held;
     QemuSemaphore release;
 };
@@ -90,8 +92,8 @@ struct FillTest {
 /* False, and the test is skipped, without permission or such memory. */
 bool fill_test_init(FillTest *test, const TestMemory *memories, size_t n);
 void fill_test_destroy(FillTest *test);
-/* A new filler; the old one must be freed. */
-void fill_test_start(FillTest *test);
+/* A new filler, when the old one is done; 0 threads: as many as usual */
+void fill_test_restart(FillTest *test, unsigned threads);
 
 ssize_t fill_piece_id(const FillRange *range, size_t piece);
 

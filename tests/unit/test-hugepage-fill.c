@@ -548,8 +548,8 @@ static void fill_in_order(FillRange *range, const size_t *order, size_t n)
 static void test_slow_reads(void)
 {
     static const size_t doubled[] = { 0, 1, 3, 7 };
-    /* One that is waited for first; then what it left out, and the rest. */
-    static const size_t around[] = { 0, 2, 1, 4 };
+    /* One that is waited for comes alone; then few again, what was left out. */
+    static const size_t around[] = { 0, 2, 1, 3, 5 };
     /* A read ends before a page that cannot be read; the next one behind it. */
     static const size_t interrupted[] = { 0, 1, 3, 4, 5, 7 };
     FillTest test;
@@ -611,6 +611,47 @@ static void test_slow_reads_short(void)
     fill_in_order(range, order, ARRAY_SIZE(order));
     g_assert(has_failed);
     g_assert_cmpuint(range->stuck, ==, 0);
+    fill_test_destroy(&test);
+}
+
+/* One thread is kept by what it has read; the other brings all the rest. */
+
+static void test_two(void)
+{
+    FillTest test;
+    FillRange *range = &test.ranges[0];
+    int64_t end = g_get_monotonic_time() + FILL_PATIENCE * 1000LL;
+    Waiter canceller;
+    unsigned round;
+
+    if (!fill_test_init(&test, &files[0], 1)) {
+        return;
+    }
+    fill_test_restart(&test, 2);
+    for (round = 0; round < 2; round++) {
+        fill_range_renew(range);
+        fill_range_set_unreadable(range, 3);
+        qatomic_set(&test.hold_lost, true);
+        fill_range_swap(range);
+        g_assert(qemu_sem_timedwait(&test.held, FILL_PATIENCE) == 0);
+        while (hugepage_fill_missing(test.fill) > 2 * MiB) {
+            g_assert_cmpint(g_get_monotonic_time(), <, end);
+            g_usleep(1000);
+        }
+        if (round) {
+            waiter_start(&canceller, cancel, range);
+        }
+        g_usleep(20 * 1000);
+        g_assert_cmpuint(range->filled, ==, 0);
+        g_assert(hugepage_fill_is_missing(test.fill, range->page.range.host));
+        qemu_sem_post(&test.release);
+        if (round) {
+            waiter_join(&canceller);
+        } else {
+            fill_range_wait(range);
+            fill_range_check(range);
+        }
+    }
     fill_test_destroy(&test);
 }
 
@@ -703,11 +744,10 @@ static void round_run(FillTest *test, GRand *rand, FillRange **active, size_t n)
         fill_range_lose(range, g_rand_int_range(rand, 0, range->page.pages));
     }
     if (g_rand_int_range(rand, 0, 3) == 0) {
-        hugepage_fill_free(test->fill);
+        fill_test_restart(test, 0);
         for (i = 0; i < n; i++) {
             g_assert_cmpuint(active[i]->filled, ==, 1);
         }
-        fill_test_start(test);
     }
     if (g_rand_int_range(rand, 0, 8) == 0) {
         pause_some(rand);
@@ -729,6 +769,7 @@ static void torture(const TestMemory *memories, size_t n, unsigned rounds)
     if (fill_test_init(&test, memories, n)) {
         test.on_piece = trouble;
         test.ops.at_once = 0;
+        fill_test_restart(&test, 0);
         for (round = 0; round < rounds; round++) {
             FillRange *active[FILL_RANGES];
             size_t count = choose(&test, active, rand);
@@ -780,6 +821,7 @@ int main(int argc, char **argv)
     g_test_add_func("/hugepage-fill/cancel/waiters", test_cancel);
     g_test_add_func("/hugepage-fill/cancel/stuck", test_cancel_stuck);
     g_test_add_func("/hugepage-fill/buffer", test_buffer);
+    g_test_add_func("/hugepage-fill/two", test_two);
     g_test_add_func("/hugepage-fill/slow-reads", test_slow_reads);
     g_test_add_func("/hugepage-fill/slow-reads/short", test_slow_reads_short);
     g_test_add_func("/hugepage-fill/torture/hugetlb", test_torture_hugetlb);
