@@ -71,11 +71,11 @@ class Assets:
 
     # -- Debian packages
 
-    def _unpacked(self, name, packages, pick, deps='none'):
-        """Directory with what @pick takes out of @packages."""
+    def _unpacked(self, name, packages, pick, deps='none', what=()):
+        """Directory with @what, which @pick takes out of @packages."""
         debs = debian.download(packages, arch=self.arch.debian, deps=deps)
-        names = ' '.join(sorted(Path(d).name for d in debs))
-        key = hashlib.sha1(names.encode()).hexdigest()[:8]
+        names = sorted(Path(d).name for d in debs)
+        key = hashlib.sha1(' '.join([*names, *what]).encode()).hexdigest()[:8]
         where = self.dir / ('%s-%s' % (name, key))
         if not where.exists():
             with ui.Step('unpack %s' % ' '.join(packages)), \
@@ -97,7 +97,8 @@ class Assets:
             (part / 'version').write_text(image.name.split('-', 1)[1])
             (part / 'kernel').write_bytes(uncompressed(image.read_bytes()))
 
-        return self._unpacked(package, (package,), pick, deps='linux-image-*')
+        return self._unpacked(package, (package,), pick, deps='linux-image-*',
+                              what=modules)
 
     def _pick_firmware(self, tmp, part):
         for name in self.arch.firmware:

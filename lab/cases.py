@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 from expect import Expect
-from vm import PAGE, NoBoot, Vm
+from vm import NET, PAGE, NoBoot, Vm
 
 HUGE = 2 << 20
 ORDINARY_USER = 1000
@@ -312,6 +312,38 @@ def unannounced(lab):
         lab.done(vm, [first] + pages, timeout=180, huge=1 << 30)
 
 
+def network(lab):
+    """The kernel's vhost-net thread is the first to touch unfilled pieces."""
+    own, other, port = '10.0.0.1', '10.0.0.2', 7
+    with lab.vm(memory_mib=1024, net=True) as vm:
+        lab.host.sh('echo 1 >/proc/sys/net/ipv6/conf/{0}/disable_ipv6; '
+                    'ip addr add {1}/8 dev {0}; ip link set {0} up; '
+                    '(lab echo {1} {2} >/dev/null 2>&1 &)'.format(
+                        NET, own, port))
+        vm.guest('net-start %s %s %d' % (other, own, port))
+        blocks = vm.blocks('B')
+        lab.expect.equal('echoes before the error', vm.guest_values(
+            'net-echo 0x%x 4' % blocks[0])['answered'], 4)
+        vm.slow_fill()
+        page = vm.blocks('A')[9] + 33 * PAGE
+        vm.poison(page)
+        # swapped, and hardly anything brought; that goes from low addresses up
+        lab.expect.eventually_lost(vm, 1)
+        vm.watch('vhost-')
+        for block in reversed(blocks[2:]):
+            seen = vm.guest_values('net-echo 0x%x 8' % block, 120)
+            for what, want in (('sent', 8), ('answered', 8), ('wrong', 0),
+                               ('copied', 0)):
+                lab.expect.equal('0x%x: datagrams %s (errno %d)' % (
+                    block, what, seen['errno']), seen[what], want)
+        seen = vm.watched()
+        lab.log.note('vhost-net was seen waiting: %d times' % seen)
+        lab.expect.true('vhost-net was seen waiting for a piece', seen)
+        lab.expect.filling(vm, 'after the datagrams')
+        vm.slow_fill(0)
+        lab.done(vm, [page], timeout=180, huge=1 << 30)
+
+
 def reset_while_filling(lab):
     with lab.vm(memory_mib=1024) as vm:
         vm.poison(vm.blocks('A')[9] + 33 * PAGE)
@@ -377,6 +409,8 @@ COMMON = (
          pool='1G', mode='lazy'),
     Case('quiet', '1 GiB: 20 errors without a signal hit the right process',
          unannounced, pool='1G', mode='lazy'),
+    Case('net', '1 GiB: vhost-net touches what is not there yet', network,
+         pool='1G', mode='lazy', archs=('x86_64',)),
     Case('reset', '1 GiB: reset during the copy', reset_while_filling,
          pool='1G', mode='lazy', huge_pages=2),
     Case('d-eager', '1 GiB: one error, copied first', gigantic_page,

@@ -9,6 +9,7 @@ from channel import Gone, TimedOut
 BOOTS = 3
 BOOT_SECONDS = 75
 PAGE = 4096
+NET = 'tap0'
 
 
 class Dead(Exception):
@@ -26,6 +27,7 @@ class Vm:
     @mode:  value of x-hugetlbfs-ras-mode, None to leave it out
     @user:  user id that QEMU runs as
     @disks: a disk with a pattern (vda) and one with zeros (vdb)
+    @net:   a network interface served by vhost-net; NET at the host's end
     @silent: no kernel messages of the guest: a machine check writes seven
             lines to a slow console, which counts when there are 512
     @machine: further properties of the machine
@@ -35,16 +37,17 @@ class Vm:
     """
 
     def __init__(self, host, log, ras='on', memory_mib=512, share=True,
-                 user=0, disks=False, silent=False, scanned_mib=64,
-                 quiet_mib=24, mode=None, machine='', firmware=True,
-                 kernel_options='', initramfs='initramfs'):
+                 user=0, disks=False, net=False, silent=False,
+                 scanned_mib=64, quiet_mib=24, mode=None, machine='',
+                 firmware=True, kernel_options='', initramfs='initramfs'):
         self.host, self.log = host, log
         self.arch = host.assets.arch
         self.cper = self.arch.cper
         self.ras = ras if host.has_property else None
         self.mode = mode if host.has_property else None
         self.memory_mib, self.share = memory_mib, share
-        self.user, self.disks, self.silent = user, disks, silent
+        self.user, self.silent = user, silent
+        self.disks, self.net = disks, net
         self.regions = (scanned_mib, quiet_mib)
         self.machine, self.firmware = machine, firmware
         self.kernel_options, self.initramfs = kernel_options, initramfs
@@ -177,6 +180,10 @@ class Vm:
                     ('zero', 'null-co,read-zeroes=on,size=2097152')):
                 args += ['-blockdev', 'node-name=%s,driver=%s' % (name, disk),
                          '-device', 'virtio-blk-pci,drive=' + name]
+        if self.net:
+            args += ['-netdev', 'tap,id=net,vhost=on,script=no,downscript=no,'
+                     'ifname=' + NET,
+                     '-device', 'virtio-net-pci,netdev=net,romfile=']
         return args
 
     def stop(self):
@@ -349,6 +356,21 @@ class Vm:
     def _renice(self, thread, nice):
         self.host.sh('cd /proc/%d/task; renice %d -p $(grep -l %s '
                      '*/comm | cut -d/ -f1)' % (self.pid, nice, thread))
+
+    def watch(self, threads):
+        """From now on look how often @threads wait for a page to be brought."""
+        # no program is started in the loop: a wait is over in 50 ms
+        loop = ('cd /proc/%d/task; of=$(grep -l "^%s" */comm); '
+                'while [ ! -e /tmp/watched ]; do for f in $of; do '
+                'read -r where <${f%%comm}wchan; echo $where; '
+                'done; done >/tmp/watch' % (self.pid, threads))
+        self.host.sh('rm -f /tmp/watched; (%s) >/dev/null 2>&1 &' % loop)
+
+    def watched(self):
+        """How often they were seen to."""
+        out = self.host.sh('touch /tmp/watched; sleep 0.5; '
+                           'grep -c handle_userfault /tmp/watch', check=False)
+        return int(out.split()[0])
 
     def starve_io(self):
         """Requests pile up: the only I/O thread gets the CPU last.

@@ -33,8 +33,9 @@ DIRECTORIES = {
 }
 # -g1: stack traces have lines, and a tenth of the time is saved
 OPTIONS = '''--without-default-features --enable-system --enable-kvm
-    --enable-tcg --enable-hugetlbfs-ras --enable-vhost-user --enable-vhost-net
-    --enable-fdt=system --enable-pixman --enable-numa --disable-install-blobs
+    --enable-tcg --enable-hugetlbfs-ras --enable-vhost-user
+    --enable-vhost-kernel --enable-vhost-net --enable-fdt=system
+    --enable-pixman --enable-numa --disable-install-blobs
     --disable-docs --disable-download --extra-cflags=-g1'''.split()
 
 

@@ -34,6 +34,8 @@ static const struct command {
     { "mode", scan_mode },          /* scan, idle, hammer GPA */
     { "dma-start", dma_start },
     { "dma-stop", dma_stop },
+    { "net-start", net_start },
+    { "net-echo", net_echo },
     { "sys", probe_sys },
     { "kcore", probe_kcore },
     { "sweep", probe_sweep },

@@ -6,6 +6,7 @@
  *                virtio-serial port: one line in, one line out
  * guest-scan.c   memory filled with a pattern, one scanning thread per vCPU
  * guest-dma.c    disk reads into chosen pages
+ * guest-net.c    datagrams out of chosen pages
  * guest-probe.c  what the guest kernel knows: counters, whole-memory reads
  * guest-log.c    what it wrote of memory errors
  * guest-rasdaemon.c   and what rasdaemon made of them
@@ -51,6 +52,10 @@ void scan_quiet_refill(uint64_t gpa);
 /* guest-dma.c */
 void dma_start(int argc, char **argv);
 void dma_stop(int argc, char **argv);
+
+/* guest-net.c */
+void net_start(int argc, char **argv);
+void net_echo(int argc, char **argv);
 
 /* guest-probe.c */
 void probe_sys(int argc, char **argv);

@@ -8,9 +8,11 @@
  *   flip PID ADDRESS         flip one bit of PID's memory behind its back
  *   zeros ADDRESS DUMP       which 4 KiB of the memory from ADDRESS on are all
  *                            zero in a dump of the guest's memory
+ *   echo ADDRESS PORT        send each datagram back, for ever
  *   as-user UID COMMAND...   run COMMAND as a user without any capability
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define PAGE 4096UL
@@ -172,13 +175,35 @@ static int as_user(int argc, char **argv)
     return 1;
 }
 
+static int echo(int argc, char **argv)
+{
+    struct sockaddr_in addr = { .sin_family = AF_INET,
+                                .sin_port = htons(atoi(argv[1])) };
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    socklen_t len = sizeof(addr);
+    char data[65536];
+    ssize_t n = 0;
+
+    if (fd < 0 || inet_pton(AF_INET, argv[0], &addr.sin_addr) != 1 ||
+        bind(fd, (struct sockaddr *)&addr, sizeof(addr))) {
+        die(argv[0]);
+    }
+    while (n >= 0) {
+        n = recvfrom(fd, data, sizeof(data), 0, (struct sockaddr *)&addr, &len);
+        n = n < 0 ? n : sendto(fd, data, n, 0, (struct sockaddr *)&addr, len);
+    }
+    die("echo");
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
     } tools[] = { { "poison", poison }, { "flip", flip },
-                  { "zeros", zeros }, { "as-user", as_user } };
+                  { "zeros", zeros }, { "echo", echo },
+                  { "as-user", as_user } };
 
     for (size_t i = 0; argc > 3 && i < sizeof(tools) / sizeof(tools[0]); i++) {
         if (!strcmp(argv[1], tools[i].name)) {
