@@ -259,9 +259,7 @@ static void fill_pieces(HugepageFill *fill, const FillTask *task,
             return;
         }
     }
-    if (job->move) {
-        buffer->populated = 0;
-    }
+    buffer->populated = 0;
     other_ns = fill_cpu_ns() - start - read_ns + buffer->populate_ns;
     if (task->alone) {
         buffer->batch = 1;

@@ -583,6 +583,21 @@ static void test_slow_reads(void)
     fill_test_destroy(&test);
 }
 
+/* Pieces that are copied, so that the buffer keeps its memory */
+static void test_slow_reads_small(void)
+{
+    static const size_t doubled[] = { 0, 1, 3, 7, 15, 23, 31 };
+    FillTest test;
+
+    if (!fill_test_init(&test, &huge, 1)) {
+        return;
+    }
+    test.ops.at_once = 0;
+    test.on_piece = read_slowly;
+    fill_in_order(&test.ranges[0], doubled, ARRAY_SIZE(doubled));
+    fill_test_destroy(&test);
+}
+
 /* No memory for many: it is taken piece by piece, and nobody is told. */
 
 static bool has_failed;
@@ -823,6 +838,7 @@ int main(int argc, char **argv)
     g_test_add_func("/hugepage-fill/buffer", test_buffer);
     g_test_add_func("/hugepage-fill/two", test_two);
     g_test_add_func("/hugepage-fill/slow-reads", test_slow_reads);
+    g_test_add_func("/hugepage-fill/slow-reads/small", test_slow_reads_small);
     g_test_add_func("/hugepage-fill/slow-reads/short", test_slow_reads_short);
     g_test_add_func("/hugepage-fill/torture/hugetlb", test_torture_hugetlb);
     g_test_add_func("/hugepage-fill/torture/file", test_torture_file);
