@@ -18,17 +18,12 @@
 #define FILL_RETRY_MS 10
 
 /*
- * FillTask: what a thread is to do
- *
- * @count: pieces to bring from @piece on; 0: populate the buffer
- * @alone: somebody waits for it, and it does not follow another one
+ * Who was waited for soon waits for the next piece.  Until then no other one is
+ * begun, but not for longer than this share of the time of a read.
  */
-typedef struct FillTask {
-    FillJob *job;
-    size_t piece;
-    size_t count;
-    bool alone;
-} FillTask;
+#define FILL_CALM_SHARE 4
+/* How long a page fault may go unseen meanwhile */
+#define FILL_CALM_NS (100 * SCALE_US)
 
 size_t fill_job_pages(const FillJob *job)
 {
@@ -240,17 +235,16 @@ static bool fill_place(HugepageFill *fill, FillJob *job, size_t piece,
  * page that takes longer than to copy a piece, so one thread reads at a time,
  * and a read that is slow beside the rest of the work shall bring more of them.
  */
-static void fill_pieces(HugepageFill *fill, const FillTask *task,
-                        FillBuffer *buffer)
+static void fill_pieces(HugepageFill *fill, FillTask *task, FillBuffer *buffer)
 {
     FillJob *job = task->job;
     g_autofree unsigned long *lost = NULL;
     int64_t start = fill_cpu_ns();
-    int64_t read_ns, other_ns;
+    int64_t other_ns;
     size_t i;
 
     lost = fill_read(fill, task, buffer->start);
-    read_ns = fill_cpu_ns() - start;
+    task->read_ns = fill_cpu_ns() - start;
     for (i = 0; i < task->count; i++) {
         size_t pos = i * job->piece;
 
@@ -260,12 +254,12 @@ static void fill_pieces(HugepageFill *fill, const FillTask *task,
         }
     }
     buffer->populated = 0;
-    other_ns = fill_cpu_ns() - start - read_ns + buffer->populate_ns;
+    other_ns = fill_cpu_ns() - start - task->read_ns + buffer->populate_ns;
     if (task->alone) {
         buffer->batch = 1;
-    } else if (read_ns > 2 * other_ns) {
+    } else if (task->read_ns > 2 * other_ns) {
         buffer->batch = MIN(2 * buffer->batch, job->at_once);
-    } else if (read_ns < other_ns) {
+    } else if (task->read_ns < other_ns) {
         buffer->batch = MAX(buffer->batch / 2, 1);
     }
 }
@@ -370,31 +364,66 @@ static FillJob *fill_next(HugepageFill *fill, size_t *piece)
     return NULL;
 }
 
+/* With the lock held: does somebody wait for a piece of @task? */
+static bool fill_is_urgent(const FillTask *task)
+{
+    size_t end = task->piece + task->count;
+
+    return find_next_bit(task->job->urgent, end, task->piece) < end;
+}
+
+/* With the lock held: is a piece that nobody waits for to be left alone? */
+static bool fill_is_held(HugepageFill *fill)
+{
+    for (unsigned i = 0; i < fill->threads; i++) {
+        const FillTask *task = &fill->workers[i].task;
+
+        if (task->count && fill_is_urgent(task)) {
+            return true;
+        }
+    }
+    return get_clock() < fill->calm_at;
+}
+
+/* Wait for a page fault for @ns, but not for long */
+static void fill_wait_fault(HugepageFill *fill, int64_t ns)
+{
+    const struct timespec timeout = { .tv_nsec = MIN(ns, FILL_CALM_NS) };
+    struct pollfd pfd = { .fd = fill->uffd, .events = POLLIN };
+
+    qemu_mutex_unlock(&fill->lock);
+    ppoll(&pfd, 1, &timeout, NULL);
+    fill_events(fill);
+    qemu_mutex_lock(&fill->lock);
+}
+
 /*
  * With the lock held.  First a buffer is populated, and only then it is decided
  * for which piece, as somebody may have come who waits for another one.
  *
  * Returns: false if there is nothing to do now
  */
-static bool fill_choose(HugepageFill *fill, unsigned index, FillTask *task)
+static bool fill_choose(HugepageFill *fill, FillWorker *worker)
 {
+    FillTask *task = &worker->task;
     FillJob *job = fill_next(fill, &task->piece);
     FillBuffer *buffer;
+    bool urgent;
     size_t end;
 
     if (!job) {
         return false;
     }
-    buffer = &job->buffers[index];
+    buffer = &job->buffers[worker->buffer];
     task->job = job;
-    task->count = 0;
     if (job->cancelled || !buffer->populated) {
         return true;
     }
-    if (fill->reading) {
+    urgent = test_bit(task->piece, job->urgent);
+    if (fill->reading || (!urgent && fill_is_held(fill))) {
         return false;
     }
-    task->alone = test_bit(task->piece, job->urgent) &&
+    task->alone = urgent &&
                   !(task->piece && test_bit(task->piece - 1, job->started));
     end = MIN(task->piece + (task->alone ? 1 : buffer->populated), job->pieces);
     end = find_next_bit(job->started, end, task->piece);
@@ -408,23 +437,42 @@ static bool fill_choose(HugepageFill *fill, unsigned index, FillTask *task)
 }
 
 /* Returns: false if the thread is to end */
-static bool fill_take(HugepageFill *fill, unsigned index, FillTask *task)
+static bool fill_take(HugepageFill *fill, FillWorker *worker)
 {
+    /* The thread that reads page faults may be waiting for a processor. */
+    fill_events(fill);
     QEMU_LOCK_GUARD(&fill->lock);
-    while (!fill_choose(fill, index, task)) {
+    for (;;) {
+        /* Nobody signals the end of it, so it must not come in between. */
+        int64_t ns = fill->calm_at - get_clock();
+
+        if (fill_choose(fill, worker)) {
+            break;
+        }
         if (fill->stop && QTAILQ_EMPTY(&fill->jobs)) {
             return false;
         }
-        qemu_cond_wait(&fill->work, &fill->lock);
+        if (ns > 0) {
+            fill_wait_fault(fill, ns);
+        } else {
+            qemu_cond_wait(&fill->work, &fill->lock);
+        }
     }
-    task->job->active++;
+    worker->task.job->active++;
     return true;
 }
 
-/* Returns: false if another thread works for it, or work is left */
-static bool fill_is_over(HugepageFill *fill, FillJob *job)
+/* Returns: false if another thread works for the job, or work is left */
+static bool fill_is_over(HugepageFill *fill, FillTask *task)
 {
+    FillJob *job = task->job;
+
     QEMU_LOCK_GUARD(&fill->lock);
+    if (task->count && fill_is_urgent(task)) {
+        fill->calm_at = get_clock() + task->read_ns / FILL_CALM_SHARE;
+        qemu_cond_signal(&fill->work);
+    }
+    task->count = 0;
     if (job->active == 1 && (!job->left || job->cancelled)) {
         return true;
     }
@@ -436,21 +484,21 @@ void *fill_thread(void *opaque)
 {
     FillWorker *worker = opaque;
     HugepageFill *fill = worker->fill;
-    FillTask task = { 0 };
+    FillTask *task = &worker->task;
 
-    while (fill_take(fill, worker->buffer, &task)) {
-        FillBuffer *buffer = &task.job->buffers[worker->buffer];
+    while (fill_take(fill, worker)) {
+        FillBuffer *buffer = &task->job->buffers[worker->buffer];
 
-        if (task.count) {
-            fill_pieces(fill, &task, buffer);
-        } else if (!qatomic_read(&task.job->cancelled)) {
-            fill_populate(fill, task.job, buffer);
+        if (task->count) {
+            fill_pieces(fill, task, buffer);
+        } else if (!qatomic_read(&task->job->cancelled)) {
+            fill_populate(fill, task->job, buffer);
         }
-        if (fill_is_over(fill, task.job)) {
-            if (!task.job->left) {
-                fill_finish(fill, task.job);
+        if (fill_is_over(fill, task)) {
+            if (!task->job->left) {
+                fill_finish(fill, task->job);
             } else {
-                fill_give_up(fill, task.job);
+                fill_give_up(fill, task->job);
             }
         }
     }

@@ -77,22 +77,40 @@ typedef struct FillJob {
     QTAILQ_ENTRY(FillJob) next;
 } FillJob;
 
+/**
+ * FillTask: what a thread does
+ *
+ * @count: pieces to bring from @piece on; 0: populate the buffer, or nothing
+ * @alone: somebody waits for it, and it does not follow another one
+ * @read_ns: processor's time of the read
+ */
+typedef struct FillTask {
+    FillJob *job;
+    size_t piece;
+    size_t count;
+    bool alone;
+    int64_t read_ns;
+} FillTask;
+
 typedef struct FillWorker {
     HugepageFill *fill;
     unsigned buffer;
+    FillTask task;
     QemuThread thread;
 } FillWorker;
 
 /**
  * HugepageFill: a filler
  *
- * @lock: protects @jobs, @reading and all that changes in a job but its buffers
+ * @lock: protects @jobs, @reading, @calm_at, the tasks, and all that changes in a
+ *     job but its buffers
  * @work: signalled when there may be something to do
  * @gone: signalled when a job is removed
  * @uffd: one for all jobs
  * @pagemap: /proc/self/pagemap
  * @workers: bring what is missing, @threads of them
  * @reading: one of them reads
+ * @calm_at: until then only pieces that somebody waits for are begun
  * @events: reads the page faults, and lets mremap() pass
  * @wakeup: @events is to end
  * @can_move: the kernel has UFFDIO_MOVE
@@ -106,6 +124,7 @@ struct HugepageFill {
     FillWorker workers[FILL_THREADS];
     unsigned threads;
     bool reading;
+    int64_t calm_at;
     QemuThread events;
     EventNotifier wakeup;
     int uffd;

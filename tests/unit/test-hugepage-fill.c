@@ -670,6 +670,47 @@ static void test_two(void)
     fill_test_destroy(&test);
 }
 
+/*
+ * Who waits for one piece and then for the next one finds both threads free:
+ * meanwhile neither begins with what nobody waits for.
+ */
+
+static void read_very_slowly(FillRange *range, size_t piece, void *buffer)
+{
+    burn(400 * SCALE_MS);
+}
+
+static void load_two(void *opaque)
+{
+    load(&((Load *)opaque)[0]);
+    load(&((Load *)opaque)[1]);
+}
+
+static void test_calm(void)
+{
+    static const size_t order[] = { 0, 3, 2, 1 };
+    FillTest test;
+    FillRange *range = &test.ranges[0];
+    Load loads[] = { { range, 3 * 2 * MiB }, { range, 2 * 2 * MiB } };
+    Waiter waiter;
+
+    if (!fill_test_init(&test, &files[0], 1)) {
+        return;
+    }
+    fill_test_restart(&test, 2);
+    test.on_piece = read_very_slowly;
+    hold_at(&test, range, 0);
+    fill_range_swap(range);
+    wait_held(&test);
+    waiter_start(&waiter, load_two, loads);
+    qemu_sem_post(&test.release);
+    waiter_join(&waiter);
+    fill_range_wait(range);
+    fill_range_check(range);
+    assert_order(&test, order, ARRAY_SIZE(order));
+    fill_test_destroy(&test);
+}
+
 /* Torture */
 
 static void trouble(FillRange *range, size_t piece, void *buffer)
@@ -837,6 +878,7 @@ int main(int argc, char **argv)
     g_test_add_func("/hugepage-fill/cancel/stuck", test_cancel_stuck);
     g_test_add_func("/hugepage-fill/buffer", test_buffer);
     g_test_add_func("/hugepage-fill/two", test_two);
+    g_test_add_func("/hugepage-fill/calm", test_calm);
     g_test_add_func("/hugepage-fill/slow-reads", test_slow_reads);
     g_test_add_func("/hugepage-fill/slow-reads/small", test_slow_reads_small);
     g_test_add_func("/hugepage-fill/slow-reads/short", test_slow_reads_short);
