@@ -52,7 +52,8 @@ class Expect:
         self.lost_pages = sorted(p['gpa'] for p in lost)
         self.numbers.update(
             lost=seen['lost'], corrupt=seen['corrupt'], told=told,
-            stall_ms=seen['longest_us'] / 1000, boots=vm.boots, alive=False)
+            stall_ms=seen['longest_us'] / 1000,
+            still_ms=seen['still_us'] / 1000, boots=vm.boots, alive=False)
         self.equal('guest pages lost', seen['lost'], len(pages))
         self.equal('corrupt words', seen['corrupt'], 0)
         self.equal('signals outside the test memory', seen['stray'], 0)

@@ -37,7 +37,8 @@ CASES = COMMON + CPER
 HOSTS = 3               # for a case, as long as nothing was injected
 COLUMNS = (('lost', 'pages lost', '%d'), ('corrupt', 'corrupt words', '%d'),
            ('salvaged', 'salvaged bytes', '%d'), ('told', 'told', '%d'),
-           ('stall_ms', 'longest stall ms', '%.1f'), ('boots', 'boots', '%d'))
+           ('stall_ms', 'longest stall ms', '%.1f'),
+           ('still_ms', 'stands still ms', '%.1f'), ('boots', 'boots', '%d'))
 
 
 def run_case(case, host, sabotage=''):
