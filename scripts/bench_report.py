@@ -10,12 +10,14 @@ from statistics import median
 from ui import Failure, mib, say
 
 WAYS = ('2024', 'eager', 'lazy')
+LONE = 'lone'               # lazy, with nobody but one reader
+COLUMNS = (*WAYS, LONE)
 BIG, SMALL = 1 << 30, 2 << 20
 CALM_NS = 150e6             # the touchers run that long before a rescue
 COLORS = {'2024': '#b3202c', 'eager': '#d98a00', 'lazy': '#1a6fb0',
-          'calm': '#8a8a8a'}
+          LONE: '#6cbf5f', 'calm': '#8a8a8a'}
 NAMES = {'2024': 'the patches of 2024', 'eager': 'eager', 'lazy': 'lazy',
-         'calm': 'no rescue'}
+         LONE: 'lazy, a lone reader', 'calm': 'no rescue'}
 
 
 class Run:
@@ -127,6 +129,7 @@ def _times(value):
 
 
 ROWS = [
+    ('threads that touch it', 'touchers', lambda n: '%d' % n),
     ('all stand still', 'standstill_ns', duration),
     ('huge page inaccessible as a whole', 'page_ns', duration),
     ('stall of a toucher, p50', 'stall_p50_ns', duration),
@@ -157,15 +160,14 @@ def table(results):
     for size, ways in results.items():
         runs = min(len(r) for r in ways.values())
         say('\n%-38s' % ('huge page of %s, median of %d' % (amount(size), runs)) +
-            ''.join('%14s' % w for w in WAYS))
-        say('%-38s%14d' % ('threads that touch it',
-                           middle(ways['lazy'], 'touchers')))
+            ''.join('%14s' % w for w in COLUMNS))
         for text, name, form in ROWS:
-            values = [middle(ways[w], name) for w in WAYS]
+            values = [middle(ways[w], name) for w in COLUMNS]
             if any(v is not None for v in values):
                 say('%-38s' % text + ''.join(
                     '%14s' % ('-' if v is None else form(v)) for v in values))
-    say('A stall is a touch of over 5 us between error and filled; its max is '
+    say('lone: the lazy way with one reader and nobody else.\n'
+        'A stall is a touch of over 5 us between error and filled; its max is '
         'the median\nof the maxima.  Every word was verified after each '
         'rescue.')
 
@@ -184,10 +186,11 @@ def _bars(results):
     if small:
         yield ('  against its own for 2 MiB', still /
                middle(small['lazy'], 'standstill_ns'), _times, 1.5, False)
-    yield ('  stall of a toucher, p99', middle(big['lazy'], 'stall_p99_ns'),
-           duration, 0.5e6, False)
-    yield ('  stall of a toucher, max', middle(big['lazy'], 'stall_max_ns'),
-           duration, 2e6, False)
+    for way, name in ('lazy', 'toucher'), (LONE, 'lone reader'):
+        yield ('  stall of a %s, p99' % name,
+               middle(big[way], 'stall_p99_ns'), duration, 0.5e6, False)
+        yield ('    max', middle(big[way], 'stall_max_ns'), duration, 2e6,
+               False)
     yield ('  filled, in memcpys', middle(big['lazy'], 'fill_copies'), _times,
            2.5, False)
     yield ('  filled, against 2024', middle(big['lazy'], 'fill_ns') /
@@ -217,7 +220,7 @@ def _ccdf(axes, size, ways):
     calm = [ns for runs in ways.values() for r in runs
             for _, ns in r.samples['calm_stall_ns']]
     shown = [(w, [ns for r in ways[w] for _, ns in r.samples['stall_ns']],
-              len(ways[w])) for w in WAYS]
+              len(ways[w])) for w in COLUMNS]
     shown.append(('calm', calm, sum(len(r) for r in ways.values())))
     for way, stalls, runs in shown:
         stalls.sort(reverse=True)

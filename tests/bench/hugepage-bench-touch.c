@@ -24,6 +24,7 @@
 typedef struct BenchToucher {
     BenchTouchers *all;
     unsigned id;
+    bool works;
     QemuThread thread;
     uint64_t random;
     BenchStall *stalls;
@@ -34,6 +35,7 @@ typedef struct BenchToucher {
 /**
  * BenchTouchers: all of them
  *
+ * @working: how many there are
  * @gate: set if they may go on
  * @stop: every toucher goes to the gate
  * @waiting: how many are there
@@ -43,6 +45,7 @@ struct BenchTouchers {
     BenchMemory *memory;
     unsigned busy;
     unsigned on_page;
+    unsigned working;
     int64_t start;
     QemuEvent gate;
     bool stop;
@@ -170,7 +173,7 @@ static void *log_new(size_t size)
 }
 
 BenchTouchers *bench_touchers_new(BenchMemory *memory, unsigned busy,
-                                  unsigned on_page)
+                                  unsigned on_page, bool lone)
 {
     BenchTouchers *all = g_new0(BenchTouchers, 1);
     const struct sigaction action = {
@@ -192,6 +195,11 @@ BenchTouchers *bench_touchers_new(BenchMemory *memory, unsigned busy,
         t->random = 88172645463325252ULL * (i + 1);
         t->stalls = log_new(MAX_STALLS * sizeof(BenchStall));
         t->reads = log_new(MAX_SLOTS * sizeof(uint32_t));
+        t->works = !lone || i == BENCH_LONE;
+        if (!t->works) {
+            continue;
+        }
+        all->working++;
         qemu_thread_create(&t->thread, "toucher", toucher_thread, t,
                            QEMU_THREAD_JOINABLE);
     }
@@ -209,7 +217,7 @@ void bench_touchers_page_away(BenchTouchers *touchers)
 void bench_touchers_stop(BenchTouchers *touchers)
 {
     qatomic_set(&touchers->stop, true);
-    while (qatomic_read(&touchers->waiting) < BENCH_TOUCHERS) {
+    while (qatomic_read(&touchers->waiting) < touchers->working) {
         g_usleep(1);
     }
 }
@@ -224,7 +232,9 @@ void bench_touchers_end(BenchTouchers *touchers)
 {
     qatomic_set(&touchers->end, true);
     for (unsigned i = 0; i < BENCH_TOUCHERS; i++) {
-        qemu_thread_join(&touchers->toucher[i].thread);
+        if (touchers->toucher[i].works) {
+            qemu_thread_join(&touchers->toucher[i].thread);
+        }
     }
 }
 

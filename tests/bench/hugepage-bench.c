@@ -1,9 +1,9 @@
 /*
  * Benchmark of the ways to rescue a poisoned huge page
  *
- * Three ways, interleaved: the algorithm of the patches of 2024, the eager and
- * the lazy way of qemu/hugepage-split.h.  After each rescue every word of the
- * memory is verified.  The output has one value per line; scripts/bench.py
+ * Interleaved: the algorithm of the patches of 2024, the eager and the lazy way
+ * of qemu/hugepage-split.h, and the lazy way with nobody but one reader.  After
+ * each rescue every word of the memory is verified.  The output has one value per line; scripts/bench.py
  * makes a table and pictures of it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -29,6 +29,7 @@
 /**
  * Rescue: one rescue
  *
+ * @on_page: how many touchers touch the huge page
  * @start: when the huge page became inaccessible
  * @filled: when all that can be read was in its place
  * @page_ns: how long the huge page as a whole was inaccessible
@@ -40,6 +41,7 @@ typedef struct Rescue {
     BenchMemory *memory;
     BenchTouchers *touchers;
     HugepageFill *fill;
+    unsigned on_page;
     int64_t start;
     int64_t filled;
     int64_t page_ns;
@@ -52,9 +54,14 @@ typedef struct Way {
     const char *name;
     bool (*run)(Rescue *rescue, Error **errp);
     bool marks;
+    bool lone;
 } Way;
 
-/* What a run is told from the command line */
+/*
+ * What a run is told from the command line
+ *
+ * @busy: percentage of its time in which each toucher is to touch memory, or 0
+ */
 typedef struct Bench {
     unsigned rounds;
     unsigned busy;
@@ -150,9 +157,10 @@ static bool rescue_lazy(Rescue *rescue, Error **errp)
 }
 
 static const Way ways[] = {
-    { "2024", rescue_2024, false },
-    { "eager", rescue_eager, true },
-    { "lazy", rescue_lazy, true },
+    { "2024", rescue_2024 },
+    { "eager", rescue_eager, .marks = true },
+    { "lazy", rescue_lazy, .marks = true },
+    { "lone", rescue_lazy, .marks = true, .lone = true },
 };
 
 /* One line of the output */
@@ -169,8 +177,7 @@ static void print_value(const Label *label, const char *item, int64_t at,
            label->round, item, at, value);
 }
 
-static void print_stalls(const Bench *bench, const Label *label,
-                         const Rescue *rescue)
+static void print_stalls(const Label *label, const Rescue *rescue)
 {
     for (unsigned i = 0; i < BENCH_TOUCHERS; i++) {
         size_t count;
@@ -178,7 +185,7 @@ static void print_stalls(const Bench *bench, const Label *label,
                                                         &count);
 
         for (; count; count--, stall++) {
-            const char *item = i < bench->on_page ? "stall_ns"
+            const char *item = i < rescue->on_page ? "stall_ns"
                                                   : "neighbour_stall_ns";
 
             if (stall->start < rescue->start - CALM_NS ||
@@ -207,6 +214,15 @@ static void print_reads(const Label *label, const Rescue *rescue)
     }
 }
 
+/* All touchers together leave one processor free. */
+static unsigned bench_busy(const Bench *bench, const Way *way)
+{
+    long free_cpus = sysconf(_SC_NPROCESSORS_ONLN) - 1;
+    unsigned touchers = way->lone ? 1 : BENCH_TOUCHERS;
+
+    return bench->busy ?: MIN(MAX(100 * free_cpus / touchers, 10), 100);
+}
+
 /* The rescue itself, and what is measured while the touchers run */
 static bool bench_rescue(Bench *bench, const Way *way, const Label *label,
                          Rescue *rescue, Error **errp)
@@ -215,8 +231,10 @@ static bool bench_rescue(Bench *bench, const Way *way, const Label *label,
     bool ok;
 
     bench_warm(bench->warm);
-    rescue->touchers = bench_touchers_new(rescue->memory, bench->busy,
-                                           bench->on_page);
+    rescue->on_page = way->lone ? BENCH_PAGE_TOUCHERS : bench->on_page;
+    rescue->touchers = bench_touchers_new(rescue->memory,
+                                           bench_busy(bench, way),
+                                           rescue->on_page, way->lone);
     g_usleep((SETTLE_NS + CALM_NS) / SCALE_US);
     ok = bench_resident_peak_reset(errp);
     resident = bench_resident();
@@ -237,8 +255,8 @@ static bool bench_rescue(Bench *bench, const Way *way, const Label *label,
     print_value(label, "standstill_ns", 0, rescue->standstill_ns);
     print_value(label, "page_ns", 0, rescue->page_ns);
     print_value(label, "fill_ns", 0, rescue->filled - rescue->start);
-    print_value(label, "touchers", 0, bench->on_page);
-    print_stalls(bench, label, rescue);
+    print_value(label, "touchers", 0, way->lone ? 1 : rescue->on_page);
+    print_stalls(label, rescue);
     print_reads(label, rescue);
     ok = bench_touchers_check(rescue->touchers, errp);
     bench_touchers_free(rescue->touchers);
@@ -334,11 +352,9 @@ static bool bench_add(Bench *bench, const char *arg, Error **errp)
 
 static void bench_options(Bench *bench, int argc, char **argv)
 {
-    long free_cpus = sysconf(_SC_NPROCESSORS_ONLN) - 1;
     int c;
 
     bench->rounds = 5;
-    bench->busy = MIN(MAX(100 * free_cpus / BENCH_TOUCHERS, 10), 100);
     bench->on_page = BENCH_PAGE_TOUCHERS;
     bench->warm = 4 * GiB;
     while ((c = getopt(argc, argv, "r:b:t:w:")) != -1) {

@@ -19,6 +19,8 @@ enum {
     BENCH_RESCUED = 1,
     BENCH_WRITERS = 2,
     BENCH_READERS = 2,
+    /* A reader */
+    BENCH_LONE = BENCH_WRITERS,
     BENCH_PAGE_TOUCHERS = BENCH_WRITERS + BENCH_READERS,
     /* Reads the healthy huge page only. */
     BENCH_NEIGHBOUR = BENCH_PAGE_TOUCHERS,
@@ -128,9 +130,10 @@ typedef struct BenchTouchers BenchTouchers;
  * @busy: percentage of its time in which each touches memory
  * @on_page: how many of them touch the huge page that is rescued, up to
  *     BENCH_PAGE_TOUCHERS; the others keep to its neighbour
+ * @lone: only one reader, of the huge page that is rescued and its neighbour
  */
 BenchTouchers *bench_touchers_new(BenchMemory *memory, unsigned busy,
-                                  unsigned on_page);
+                                  unsigned on_page, bool lone);
 
 /**
  * bench_touchers_page_away: make the huge page inaccessible, as poison would
