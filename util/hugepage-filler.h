@@ -102,8 +102,8 @@ typedef struct FillWorker {
 /**
  * HugepageFill: a filler
  *
- * @lock: protects @jobs, @reading, @calm_at, the tasks, and all that changes in a
- *     job but its buffers
+ * @lock: protects @jobs, @reading, @calm_at, the tasks, and all that changes in
+ *     a job but its buffers
  * @work: signalled when there may be something to do
  * @gone: signalled when a job is removed
  * @uffd: one for all jobs

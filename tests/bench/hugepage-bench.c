@@ -3,8 +3,8 @@
  *
  * Interleaved: the algorithm of the patches of 2024, the eager and the lazy way
  * of qemu/hugepage-split.h, and the lazy way with nobody but one reader.  After
- * each rescue every word of the memory is verified.  The output has one value per line; scripts/bench.py
- * makes a table and pictures of it.
+ * each rescue every word of the memory is verified.  The output has one value
+ * per line; scripts/bench.py makes a table and pictures of it.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
