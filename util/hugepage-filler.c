@@ -370,16 +370,15 @@ static bool fill_is_urgent(const FillTask *task)
 {
     size_t end = task->piece + task->count;
 
-    return find_next_bit(task->job->urgent, end, task->piece) < end;
+    return task->count &&
+           find_next_bit(task->job->urgent, end, task->piece) < end;
 }
 
 /* With the lock held: is a piece that nobody waits for to be left alone? */
 static bool fill_is_held(HugepageFill *fill)
 {
     for (unsigned i = 0; i < fill->threads; i++) {
-        const FillTask *task = &fill->workers[i].task;
-
-        if (task->count && fill_is_urgent(task)) {
+        if (fill_is_urgent(&fill->workers[i].task)) {
             return true;
         }
     }
@@ -469,7 +468,7 @@ static bool fill_is_over(HugepageFill *fill, FillTask *task)
     FillJob *job = task->job;
 
     QEMU_LOCK_GUARD(&fill->lock);
-    if (task->count && fill_is_urgent(task)) {
+    if (fill_is_urgent(task)) {
         fill->calm_at = get_clock() + task->read_ns / FILL_CALM_SHARE;
         qemu_cond_signal(&fill->work);
     }
