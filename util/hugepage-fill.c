@@ -148,6 +148,7 @@ void hugepage_fill_free(HugepageFill *fill)
     for (unsigned i = 0; i < fill->threads; i++) {
         qemu_thread_join(&fill->workers[i].thread);
     }
+    qatomic_set(&fill->over, true);
     event_notifier_set(&fill->wakeup);
     qemu_thread_join(&fill->events);
     event_notifier_cleanup(&fill->wakeup);
@@ -220,10 +221,28 @@ static int fill_commit(HugepageFill *fill, FillJob *job, void *region)
         } else {
             QTAILQ_REMOVE(&fill->jobs, job, next);
         }
-        /* Only one thread: the caller, too, wants a processor now. */
-        qemu_cond_signal(&fill->work);
     }
     return ret;
+}
+
+/* Returns: false if the range was left as it was */
+static bool fill_swap(HugepageFill *fill, FillJob *job, Error **errp)
+{
+    void *region = fill_region(fill, job, errp);
+    int ret;
+
+    if (!region) {
+        return false;
+    }
+    ret = fill_commit(fill, job, region);
+    if (ret) {
+        hugepage_range_restore(&job->range);
+        munmap(region, job->range.size + fill_buffer_size(job));
+        error_setg_errno(errp, -ret, "Cannot move empty memory over the huge "
+                         "page");
+        return false;
+    }
+    return true;
 }
 
 bool hugepage_fill_swap(HugepageFill *fill, const HugepageRange *range,
@@ -231,8 +250,7 @@ bool hugepage_fill_swap(HugepageFill *fill, const HugepageRange *range,
                         Error **errp)
 {
     g_autoptr(FillJob) job = NULL;
-    void *region;
-    int ret;
+    bool ok;
 
     if (!hugepage_range_check(range, errp)) {
         return false;
@@ -243,21 +261,15 @@ bool hugepage_fill_swap(HugepageFill *fill, const HugepageRange *range,
                    range->size);
         return false;
     }
-    region = fill_region(fill, job, errp);
-    if (!region) {
-        return false;
+    qatomic_set(&fill->swapping, true);
+    event_notifier_set(&fill->wakeup);
+    ok = fill_swap(fill, job, errp);
+    qatomic_set(&fill->swapping, false);
+    if (ok) {
+        /* The filler's now. */
+        job = NULL;
     }
-    ret = fill_commit(fill, job, region);
-    if (ret) {
-        hugepage_range_restore(range);
-        munmap(region, range->size + fill_buffer_size(job));
-        error_setg_errno(errp, -ret, "Cannot move empty memory over the huge "
-                         "page");
-        return false;
-    }
-    /* The filler's now. */
-    job = NULL;
-    return true;
+    return ok;
 }
 
 bool hugepage_fill_lose(HugepageFill *fill, void *host)

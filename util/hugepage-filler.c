@@ -534,6 +534,24 @@ void *fill_thread(void *opaque)
     return NULL;
 }
 
+/*
+ * mremap() is not back until its event is read, and meanwhile all who touch the
+ * range wait.  So this thread is awake when the event comes, but leaves the
+ * processor to the caller; and it is this one that starts the filling, as who
+ * is woken may take the processor of who wakes.
+ */
+static void fill_attend_swap(HugepageFill *fill)
+{
+    event_notifier_test_and_clear(&fill->wakeup);
+    while (qatomic_read(&fill->swapping)) {
+        fill_events(fill);
+        sched_yield();
+    }
+    WITH_QEMU_LOCK_GUARD(&fill->lock) {
+        qemu_cond_signal(&fill->work);
+    }
+}
+
 void *fill_events_thread(void *opaque)
 {
     HugepageFill *fill = opaque;
@@ -542,9 +560,12 @@ void *fill_events_thread(void *opaque)
         { .fd = event_notifier_get_fd(&fill->wakeup), .events = POLLIN },
     };
 
-    do {
+    while (!qatomic_read(&fill->over)) {
         RETRY_ON_EINTR(poll(pfd, ARRAY_SIZE(pfd), -1));
         fill_events(fill);
-    } while (!pfd[1].revents);
+        if (pfd[1].revents) {
+            fill_attend_swap(fill);
+        }
+    }
     return NULL;
 }
