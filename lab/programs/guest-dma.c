@@ -18,7 +18,6 @@
 #include <unistd.h>
 #include "guest.h"
 
-#define HUGE_PAGES 512
 #define DEPTH 16                /* requests in flight */
 #define BATCH 32                /* pages in a request */
 

@@ -19,7 +19,6 @@
 #include "guest.h"
 
 #define INTERFACE "eth0"
-#define HUGE_PAGES 512
 #define BYTES 1408UL            /* of a page: a datagram that is not split */
 #define PATIENCE 60             /* seconds */
 

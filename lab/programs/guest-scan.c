@@ -21,7 +21,6 @@
 #include <unistd.h>
 #include "guest.h"
 
-#define HUGE (2UL << 20)
 #define MAX_BLOCKS 4096
 #define MAX_LOST 8192
 
@@ -371,7 +370,7 @@ void scan_blocks(int argc, char **argv)
     }
     out[0] = 0;
     for (size_t b = 0; b < MAX_BLOCKS; b++) {
-        if (count[b] == HUGE / PAGE) {
+        if (count[b] == HUGE_PAGES) {
             len += sprintf(out + len, " 0x%llx", (unsigned long long)b * HUGE);
         }
     }
@@ -382,15 +381,18 @@ void scan_stat(int argc, char **argv)
 {
     unsigned rounds = -1U;
     double longest = 0, still = longest_beat;
+    int reset = argc && !strcmp(argv[0], "reset");
 
+    if (reset) {
+        longest_beat = 0;
+    }
     for (size_t i = 0; i < n_scanners; i++) {
         struct scanner *s = &scanners[i];
 
         rounds = s->rounds < rounds ? s->rounds : rounds;
         longest = s->longest > longest ? s->longest : longest;
-        if (argc && !strcmp(argv[0], "reset")) {
+        if (reset) {
             s->longest = 0;
-            longest_beat = 0;
         }
     }
     say("ok lost=%u corrupt=%u signals=%u stray=%u rounds=%u vcpus=%u"

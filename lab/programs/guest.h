@@ -22,6 +22,8 @@
 #include <stdint.h>
 
 #define PAGE 4096UL
+#define HUGE (2UL << 20)
+#define HUGE_PAGES (HUGE / PAGE)
 #define WORDS (PAGE / sizeof(uint64_t))
 #define STEP 0x9e3779b97f4a7c15ULL
 #define MAX_THREADS 8
