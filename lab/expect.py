@@ -126,18 +126,13 @@ class Expect:
             self.failed.append(str(e))
             return None
 
-    def _settled(self, vm, seconds=90):
-        """The ledger once all is copied and the guest was told of everything.
-
-        Telling is paced by the guest, which polls once a second; copying 1 GiB
-        on an emulated host takes longer.
-        """
+    def _until_no_page(self, vm, is_unfit, seconds):
+        """The ledger once no page @is_unfit any more, or after @seconds."""
         end = time.monotonic() + seconds
         while True:
             info = self._query(vm)
             if (info is None or time.monotonic() > end or
-                    not any(p['untold'] or p['state'] == 'splitting'
-                            for p in info['pages'])):
+                    not any(map(is_unfit, info['pages']))):
                 return info
             time.sleep(0.3)
 
@@ -147,17 +142,16 @@ class Expect:
         self.equal('states ' + when, states, ['splitting'])
 
     def all_filled(self, vm, seconds=120):
-        end = time.monotonic() + seconds
-        info = self._query(vm)
-        while info and time.monotonic() < end and any(
-                p['state'] == 'splitting' for p in info['pages']):
-            time.sleep(0.3)
-            info = self._query(vm)
+        info = self._until_no_page(vm, lambda p: p['state'] == 'splitting',
+                                   seconds)
         self.equal('states in the end', info and
                    {p['state'] for p in info['pages']}, {'split'})
 
     def ledger(self, vm, pages, huge=HUGE, small=PAGE):
-        info = self._settled(vm)
+        # Telling is paced by the guest, which polls once a second; copying
+        # 1 GiB on an emulated host takes longer.
+        info = self._until_no_page(
+            vm, lambda p: p['untold'] or p['state'] == 'splitting', 90)
         if info is None:
             return
         self.log.note('ledger: %r' % info)
