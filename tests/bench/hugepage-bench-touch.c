@@ -24,7 +24,6 @@
 typedef struct BenchToucher {
     BenchTouchers *all;
     unsigned id;
-    bool works;
     QemuThread thread;
     uint64_t random;
     BenchStall *stalls;
@@ -35,7 +34,7 @@ typedef struct BenchToucher {
 /**
  * BenchTouchers: all of them
  *
- * @working: how many there are
+ * @first, @count: those that there are
  * @gate: set if they may go on
  * @stop: every toucher goes to the gate
  * @waiting: how many are there
@@ -45,7 +44,8 @@ struct BenchTouchers {
     BenchMemory *memory;
     unsigned busy;
     unsigned on_page;
-    unsigned working;
+    unsigned first;
+    unsigned count;
     int64_t start;
     QemuEvent gate;
     bool stop;
@@ -187,7 +187,9 @@ BenchTouchers *bench_touchers_new(BenchMemory *memory, unsigned busy,
     all->on_page = on_page;
     all->start = get_clock();
     qemu_event_init(&all->gate, true);
-    for (unsigned i = 0; i < BENCH_TOUCHERS; i++) {
+    all->first = lone ? BENCH_LONE : 0;
+    all->count = lone ? 1 : BENCH_TOUCHERS;
+    for (unsigned i = all->first; i < all->first + all->count; i++) {
         BenchToucher *t = &all->toucher[i];
 
         t->all = all;
@@ -195,11 +197,6 @@ BenchTouchers *bench_touchers_new(BenchMemory *memory, unsigned busy,
         t->random = 88172645463325252ULL * (i + 1);
         t->stalls = log_new(MAX_STALLS * sizeof(BenchStall));
         t->reads = log_new(MAX_SLOTS * sizeof(uint32_t));
-        t->works = !lone || i == BENCH_LONE;
-        if (!t->works) {
-            continue;
-        }
-        all->working++;
         qemu_thread_create(&t->thread, "toucher", toucher_thread, t,
                            QEMU_THREAD_JOINABLE);
     }
@@ -217,7 +214,7 @@ void bench_touchers_page_away(BenchTouchers *touchers)
 void bench_touchers_stop(BenchTouchers *touchers)
 {
     qatomic_set(&touchers->stop, true);
-    while (qatomic_read(&touchers->waiting) < touchers->working) {
+    while (qatomic_read(&touchers->waiting) < touchers->count) {
         g_usleep(1);
     }
 }
@@ -231,10 +228,8 @@ void bench_touchers_go(BenchTouchers *touchers)
 void bench_touchers_end(BenchTouchers *touchers)
 {
     qatomic_set(&touchers->end, true);
-    for (unsigned i = 0; i < BENCH_TOUCHERS; i++) {
-        if (touchers->toucher[i].works) {
-            qemu_thread_join(&touchers->toucher[i].thread);
-        }
+    for (unsigned i = 0; i < touchers->count; i++) {
+        qemu_thread_join(&touchers->toucher[touchers->first + i].thread);
     }
 }
 
@@ -280,7 +275,8 @@ bool bench_touchers_reads(const BenchTouchers *touchers, size_t slot,
     }
     *start = touchers->start + slot * BENCH_SLOT_NS;
     *reads = 0;
-    for (unsigned i = 0; i < BENCH_TOUCHERS; i++) {
+    for (unsigned i = touchers->first;
+         i < touchers->first + touchers->count; i++) {
         *reads += touchers->toucher[i].reads[slot];
     }
     return true;
