@@ -11,3 +11,7 @@ bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt)
 {
     return false;
 }
+
+void hugetlbfs_ras_retry_vring(EventNotifier *kick)
+{
+}

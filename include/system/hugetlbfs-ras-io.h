@@ -7,6 +7,8 @@
 #ifndef SYSTEM_HUGETLBFS_RAS_IO_H
 #define SYSTEM_HUGETLBFS_RAS_IO_H
 
+#include "qemu/event_notifier.h"
+
 /**
  * hugetlbfs_ras_retry_io: should a failed transfer be tried again?
  *
@@ -23,5 +25,19 @@
  * stands.
  */
 bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt);
+
+/**
+ * hugetlbfs_ras_retry_vring: vhost in the kernel has stopped with an error
+ *
+ * It, too, gets EFAULT and no signal from a poisoned huge page, and then leaves
+ * the virtqueue alone until it is kicked.  If guest RAM is being recovered, or
+ * is so within 100 ms, this kicks it soon; if it meets the page once more, that
+ * is the next error.
+ *
+ * @kick: the device's eventfd; need not live on
+ *
+ * Context: main thread, BQL.  Does not wait.
+ */
+void hugetlbfs_ras_retry_vring(EventNotifier *kick);
 
 #endif /* SYSTEM_HUGETLBFS_RAS_IO_H */

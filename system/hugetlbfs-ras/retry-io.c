@@ -5,16 +5,35 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/event_notifier.h"
 #include "qemu/lockable.h"
+#include "qemu/timer.h"
 #include "system/hugetlbfs-ras.h"
 #include "system/hugetlbfs-ras-io.h"
 #include "ras.h"
+#include "trace.h"
 
 /* The kernel's signal may be later than the failure that it explains. */
 #define RAS_SIGNAL_NS (100 * SCALE_MS)
 /* Who failed may find out only after the page is recovered. */
 #define RAS_RECENT_NS (2 * NANOSECONDS_PER_SECOND)
 #define RAS_LOOK_US 10000
+
+/*
+ * A queue that waits to be kicked
+ *
+ * @fd: what the device has, only to know it again
+ * @kick: a descriptor of our own for it, as the device may go
+ */
+typedef struct RasVring {
+    int fd;
+    int kick;
+} RasVring;
+
+/* All in the main thread; @vrings_since: when the last one came, nanoseconds */
+static GArray *vrings;
+static QEMUTimer *vrings_timer;
+static int64_t vrings_since;
 
 /*
  * How far from @host to the end of its huge page, or of @length if that is
@@ -120,4 +139,53 @@ bool hugetlbfs_ras_retry_emulation(void)
         }
     }
     return false;
+}
+
+static void ras_vrings_look(void *opaque)
+{
+    HugetlbfsRas *ras = opaque;
+    int64_t now = get_clock();
+    bool recent = ras_is_recent(ras);
+
+    if (!recent && now - vrings_since < RAS_SIGNAL_NS) {
+        timer_mod(vrings_timer, now + RAS_LOOK_US * SCALE_US);
+        return;
+    }
+    trace_hugetlbfs_ras_vrings(vrings->len, recent);
+    for (unsigned i = 0; i < vrings->len; i++) {
+        EventNotifier kick;
+
+        event_notifier_init_fd(&kick, g_array_index(vrings, RasVring, i).kick);
+        if (recent) {
+            event_notifier_set(&kick);
+        }
+        close(event_notifier_get_fd(&kick));
+    }
+    g_array_set_size(vrings, 0);
+}
+
+void hugetlbfs_ras_retry_vring(EventNotifier *kick)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+    RasVring vring = { .fd = event_notifier_get_fd(kick) };
+
+    if (!ras->started) {
+        return;
+    }
+    if (!vrings) {
+        vrings = g_array_new(false, false, sizeof(RasVring));
+        vrings_timer = timer_new_ns(QEMU_CLOCK_REALTIME, ras_vrings_look, ras);
+    }
+    for (unsigned i = 0; i < vrings->len; i++) {
+        if (g_array_index(vrings, RasVring, i).fd == vring.fd) {
+            return;
+        }
+    }
+    vring.kick = qemu_dup(vring.fd);
+    if (vring.kick < 0) {
+        return;
+    }
+    g_array_append_val(vrings, vring);
+    vrings_since = get_clock();
+    timer_mod(vrings_timer, vrings_since + RAS_LOOK_US * SCALE_US);
 }

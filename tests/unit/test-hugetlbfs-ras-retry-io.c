@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/hugepage-split.h"
+#include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "system/hugetlbfs-ras.h"
 #include "system/hugetlbfs-ras-io.h"
@@ -190,14 +191,92 @@ static void test_emulation(void)
     tear_down();
 }
 
+static void run_main_loop(int ms)
+{
+    int64_t end = get_clock() + ms * SCALE_MS;
+
+    while (get_clock() < end) {
+        main_loop_wait(true);
+        g_usleep(SCALE_MS / SCALE_US);
+    }
+}
+
+static void test_vring(void)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+    EventNotifier now, soon, never;
+
+    set_up();
+    g_assert_cmpint(event_notifier_init(&now, 0), ==, 0);
+    g_assert_cmpint(event_notifier_init(&soon, 0), ==, 0);
+    g_assert_cmpint(event_notifier_init(&never, 0), ==, 0);
+    hugetlbfs_ras_retry_vring(&never);
+    run_main_loop(300);
+    ras->busy = 1;
+    hugetlbfs_ras_retry_vring(&now);
+    run_main_loop(50);
+    g_assert(event_notifier_test_and_clear(&now));
+    ras->busy = 0;
+    hugetlbfs_ras_retry_vring(&soon);
+    run_main_loop(20);
+    g_assert(!event_notifier_test_and_clear(&soon));
+    ras->last_work = get_clock();
+    run_main_loop(50);
+    g_assert(event_notifier_test_and_clear(&soon));
+    g_assert(!event_notifier_test_and_clear(&now));
+    g_assert(!event_notifier_test_and_clear(&never));
+    ras->started = false;
+    hugetlbfs_ras_retry_vring(&never);
+    run_main_loop(50);
+    g_assert(!event_notifier_test_and_clear(&never));
+    event_notifier_cleanup(&now);
+    event_notifier_cleanup(&soon);
+    event_notifier_cleanup(&never);
+    tear_down();
+}
+
+static unsigned open_descriptors(void)
+{
+    g_autoptr(GDir) dir = g_dir_open("/proc/self/fd", 0, NULL);
+    unsigned count = 0;
+
+    while (g_dir_read_name(dir)) {
+        count++;
+    }
+    return count;
+}
+
+/* A guest can make as many errors as it likes, and take a device away. */
+static void test_vring_often(void)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+    unsigned before = open_descriptors();
+    EventNotifier e;
+
+    set_up();
+    ras->busy = 1;
+    g_assert_cmpint(event_notifier_init(&e, 0), ==, 0);
+    for (int i = 0; i < 1000; i++) {
+        hugetlbfs_ras_retry_vring(&e);
+    }
+    g_assert_cmpint(open_descriptors(), <=, before + 2);
+    event_notifier_cleanup(&e);
+    run_main_loop(50);
+    g_assert_cmpint(open_descriptors(), ==, before);
+    tear_down();
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    qemu_init_main_loop(&error_abort);
     g_test_add_func("/hugetlbfs-ras/retry-io/recovered", test_recovered);
     g_test_add_func("/hugetlbfs-ras/retry-io/lost", test_lost);
     g_test_add_func("/hugetlbfs-ras/retry-io/beside", test_beside);
     g_test_add_func("/hugetlbfs-ras/retry-io/too-late", test_too_late);
     g_test_add_func("/hugetlbfs-ras/retry-io/not-ours", test_not_ours);
     g_test_add_func("/hugetlbfs-ras/retry-io/emulation", test_emulation);
+    g_test_add_func("/hugetlbfs-ras/retry-io/vring", test_vring);
+    g_test_add_func("/hugetlbfs-ras/retry-io/vring/often", test_vring_often);
     return g_test_run();
 }
