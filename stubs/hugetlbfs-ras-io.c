@@ -12,6 +12,11 @@ bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt)
     return false;
 }
 
+unsigned hugetlbfs_ras_generation(void)
+{
+    return 0;
+}
+
 void hugetlbfs_ras_retry_vring(EventNotifier *kick)
 {
 }

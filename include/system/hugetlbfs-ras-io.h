@@ -27,6 +27,18 @@
 bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt);
 
 /**
+ * hugetlbfs_ras_generation: has guest RAM been replaced?
+ *
+ * A device that writes to memory by DMA (a read with O_DIRECT) does not notice
+ * that the memory was replaced, perhaps after it was copied.  So who asked for
+ * it compares this before and after, and asks again if it is not the same.
+ *
+ * Context: any thread.
+ * Returns: a number that changes before any byte is copied
+ */
+unsigned hugetlbfs_ras_generation(void);
+
+/**
  * hugetlbfs_ras_retry_vring: vhost in the kernel has stopped with an error
  *
  * It, too, gets EFAULT and no signal from a poisoned huge page, and then leaves

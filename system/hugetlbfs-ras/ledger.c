@@ -132,6 +132,7 @@ void ras_page_clear_replaced(HugetlbfsRas *ras, RasPage *page)
 void ras_work_begin(HugetlbfsRas *ras, RasPage *page)
 {
     page->busy++;
+    qatomic_set(&ras->generation, ras->generation + 1);
     qatomic_set(&ras->last_work, get_clock());
     qatomic_set(&ras->busy, ras->busy + 1);
 }

@@ -118,6 +118,7 @@ struct RasPage {
  *     atomically by anybody
  * @peers: processes that map all guest RAM; atomic
  * @busy: sum of RasPage.busy; written under @lock, read atomically by anybody
+ * @generation: how often it went up; as @busy
  * @finished: how often @busy went down or a page got stuck
  * @idle: signalled with that
  * @last_work: when @busy changed last, in nanoseconds of get_clock(), 0 if
@@ -141,6 +142,7 @@ typedef struct HugetlbfsRas {
     size_t split_pages;
     unsigned peers;
     unsigned busy;
+    unsigned generation;
     unsigned finished;
     int64_t last_work;
     HugepageFill *fill;

@@ -1,5 +1,5 @@
 /*
- * What fails without a signal because guest RAM is being recovered
+ * What fails, or gets lost, without a signal when guest RAM is recovered
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -125,6 +125,11 @@ bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt)
     }
     errno = EFAULT;
     return !lost && (recovered || (ours && ras_is_recent(ras)));
+}
+
+unsigned hugetlbfs_ras_generation(void)
+{
+    return qatomic_read(&hugetlbfs_ras.generation);
 }
 
 bool hugetlbfs_ras_retry_emulation(void)

@@ -77,10 +77,12 @@ static RasPage *split_page(Ledger *l, uint64_t offset, size_t first, size_t n)
 {
     unsigned long *lost = bitmap_new(HUGE_PAGE / l->backend.range.small);
     RasPage *page = ras_page_get(&l->backend, offset);
+    unsigned generation = l->ras.generation;
 
     bitmap_set(lost, first, n);
     ras_page_set_state(page, HUGETLBFS_RAS_STATE_SPLITTING, NULL);
     ras_work_begin(&l->ras, page);
+    g_assert_cmpint(l->ras.generation, !=, generation);
     ras_page_set_replaced(&l->ras, page, lost);
     ras_page_set_split(&l->ras, page);
     g_assert_cmpint(page->busy, ==, 0);
