@@ -55,7 +55,7 @@ X86_64 = Arch(
     host_package='linux-image-amd64',
     guest_package='linux-image-cloud-amd64',
     host_modules=('irqbypass', 'ccp', 'kvm', 'kvm-amd', 'hwpoison-inject',
-                  'tun', 'tap', 'vhost_iotlb', 'vhost', 'vhost_net'),
+                  'brd', 'tun', 'tap', 'vhost_iotlb', 'vhost', 'vhost_net'),
     guest_modules=('virtio_blk', 'failover', 'net_failover', 'virtio_net'),
     firmware_packages=('seabios', 'qemu-system-data'),
     firmware=('bios-256k.bin', 'linuxboot_dma.bin', 'kvmvapic.bin', 'pvh.bin'),

@@ -191,7 +191,7 @@ def private_mapping(lab):
 
 
 def device_reads(lab, disks=('/dev/vda pattern', '/dev/vdb zero'), huge=HUGE,
-                 **options):
+                 hinder=Vm.starve_io, help_on=Vm.feed_io, **options):
     """The device writes to the page's healthy part while it is recovered.
 
     For vda that is the kernel, in a system call of QEMU (a read of the image
@@ -204,11 +204,12 @@ def device_reads(lab, disks=('/dev/vda pattern', '/dev/vdb zero'), huge=HUGE,
             page = block + 200 * PAGE
             vm.guest('dma-start %s 0x%x 0x%x' % (disk, block, page))
             if 'vda' in disk:
-                vm.starve_io()
+                hinder(vm)
             time.sleep(0.5)
             vm.poison(page)
             lost.append(page)
             time.sleep(2)
+            help_on(vm)
             seen = vm.guest_values('dma-stop')
             lab.log.note('%s: %r' % (disk, seen))
             for what in ('failed', 'corrupt'):
@@ -217,6 +218,21 @@ def device_reads(lab, disks=('/dev/vda pattern', '/dev/vdb zero'), huge=HUGE,
             lab.expect.true('%s: it did read' % disk, seen['reads'] > 0)
         vm.guest('check')
         lab.done(vm, lost, huge=huge)
+
+
+def uring_reads(lab):
+    device_reads(lab, disks=('/dev/vda pattern',), aio='io_uring')
+
+
+def native_reads(lab, **options):
+    """With O_DIRECT, which the file system of /disk does not have."""
+    lab.host.sh('dd if=/disk of=/dev/ram0')
+    device_reads(lab, disks=('/dev/vda pattern',), aio='native', **options)
+
+
+def direct_reads(lab):
+    """The device writes to memory that is replaced before it has done so."""
+    native_reads(lab, hinder=Vm.slow_disk, help_on=Vm.fast_disk)
 
 
 def device_reads_gigantic(lab):
@@ -417,6 +433,12 @@ COMMON = (
          mode='eager'),
     Case('f-eager', 'reset, copied first', reset, mode='eager'),
     Case('h-eager', 'a disk reads, copied first', device_reads, mode='eager'),
+    Case('h-uring', 'a disk reads by io_uring', uring_reads, mode='eager',
+         archs=('x86_64',)),
+    Case('h-native', 'a disk reads by native AIO', native_reads, mode='eager',
+         archs=('x86_64',)),
+    Case('h-direct', 'a disk is still writing to what is replaced',
+         direct_reads, archs=('x86_64',)),
     Case('i-eager', 'two vCPUs, copied first', two_vcpus, mode='eager'),
     Case('d', 'one error in a 1 GiB page costs 1 page', gigantic_page,
          pool='1G'),

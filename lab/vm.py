@@ -27,6 +27,7 @@ class Vm:
     @mode:  value of x-hugetlbfs-ras-mode, None to leave it out
     @user:  user id that QEMU runs as
     @disks: a disk with a pattern (vda) and one with zeros (vdb)
+    @aio:   how the host reads the former: threads, io_uring or native
     @net:   a network interface served by vhost-net; NET at the host's end
     @silent: no kernel messages of the guest: a machine check writes seven
             lines to a slow console, which counts when there are 512
@@ -37,7 +38,7 @@ class Vm:
     """
 
     def __init__(self, host, log, ras='on', memory_mib=512, share=True,
-                 user=0, disks=False, net=False, silent=False,
+                 user=0, disks=False, aio='threads', net=False, silent=False,
                  scanned_mib=64, quiet_mib=24, mode=None, machine='',
                  firmware=True, kernel_options='', initramfs='initramfs'):
         self.host, self.log = host, log
@@ -47,7 +48,7 @@ class Vm:
         self.mode = mode if host.has_property else None
         self.memory_mib, self.share = memory_mib, share
         self.user, self.silent = user, silent
-        self.disks, self.net = disks, net
+        self.disks, self.aio, self.net = disks, aio, net
         self.regions = (scanned_mib, quiet_mib)
         self.machine, self.firmware = machine, firmware
         self.kernel_options, self.initramfs = kernel_options, initramfs
@@ -172,14 +173,20 @@ class Vm:
                 '-chardev', 'pipe,id=guest,path=/dev/vport0p4',
                 '-device', 'virtserialport,chardev=guest,nr=1']
         if self.disks:
+            pattern = ('host_device,filename=/dev/ram0,cache.direct=on'
+                       if self.aio == 'native' else 'file,filename=/disk')
             # see starve_io()
             args += ['-object', 'main-loop,'
                      'id=main-loop,thread-pool-min=1,thread-pool-max=1']
+            thread = ''
+            if self.aio != 'threads':
+                args += ['-object', 'iothread,id=io']
+                thread = 'iothread=io,'
             for name, disk in (
-                    ('pattern', 'file,filename=/disk,read-only=on'),
+                    ('pattern', pattern + ',read-only=on,aio=' + self.aio),
                     ('zero', 'null-co,read-zeroes=on,size=2097152')):
                 args += ['-blockdev', 'node-name=%s,driver=%s' % (name, disk),
-                         '-device', 'virtio-blk-pci,drive=' + name]
+                         '-device', 'virtio-blk-pci,%sdrive=%s' % (thread, name)]
         if self.net:
             args += ['-netdev', 'tap,id=net,vhost=on,script=no,downscript=no,'
                      'ifname=' + NET,
@@ -376,9 +383,30 @@ class Vm:
         """Requests pile up: the only I/O thread gets the CPU last.
 
         When a huge page fails, all others soon wait for its recovery, and
-        this thread does its system calls meanwhile.
+        this thread does its system calls meanwhile.  Those of an event loop
+        are short, so the recovery must not have a CPU for itself either.
         """
-        self._renice('worker', 19)
+        if self.aio == 'threads':
+            self._renice('worker', 19)
+            return
+        self._renice('IO', 19)
+        self._renice('hugetlbfs-ras', 19)
+        self.host.sh('for i in 1 2; do (while :; do :; done) & '
+                     'echo $! >>/tmp/busy; done')
+
+    def feed_io(self):
+        self.host.sh('kill $(cat /tmp/busy); rm /tmp/busy', check=False)
+
+    def slow_disk(self, reads='4'):
+        """The disk of native AIO does so many reads a second; others wait."""
+        self.host.sh('mkdir -p /cg; mount -t cgroup2 none /cg && '
+                     'echo +io >/cg/cgroup.subtree_control && '
+                     'mkdir /cg/qemu && echo %d >/cg/qemu/cgroup.procs'
+                     % self.pid, check=False)
+        self.host.sh('echo "1:0 riops=%s" >/cg/qemu/io.max' % reads)
+
+    def fast_disk(self):
+        self.slow_disk('max')
 
     def flip(self, gpa):
         """Corrupt one bit behind everybody's back."""
