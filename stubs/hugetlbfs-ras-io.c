@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/ioctl.h>
 #include "system/hugetlbfs-ras-io.h"
 
 bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt)
@@ -15,6 +16,11 @@ bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt)
 unsigned hugetlbfs_ras_generation(void)
 {
     return 0;
+}
+
+int hugetlbfs_ras_ioctl(int fd, unsigned long request, void *arg)
+{
+    return ioctl(fd, request, arg);
 }
 
 void hugetlbfs_ras_retry_vring(EventNotifier *kick)

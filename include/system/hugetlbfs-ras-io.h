@@ -39,6 +39,16 @@ bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt);
 unsigned hugetlbfs_ras_generation(void);
 
 /**
+ * hugetlbfs_ras_ioctl: ioctl() that may transfer to or from guest RAM
+ *
+ * SG_IO on buffers of the guest (scsi-block) is tried again as above, in both
+ * cases.
+ *
+ * Context, returns: as hugetlbfs_ras_retry_io(); as ioctl()
+ */
+int hugetlbfs_ras_ioctl(int fd, unsigned long request, void *arg);
+
+/**
  * hugetlbfs_ras_retry_vring: vhost in the kernel has stopped with an error
  *
  * It, too, gets EFAULT and no signal from a poisoned huge page, and then leaves

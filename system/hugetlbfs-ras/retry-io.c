@@ -5,6 +5,8 @@
  */
 
 #include "qemu/osdep.h"
+#include <scsi/sg.h>
+#include <sys/ioctl.h>
 #include "qemu/event_notifier.h"
 #include "qemu/lockable.h"
 #include "qemu/timer.h"
@@ -130,6 +132,27 @@ bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt)
 unsigned hugetlbfs_ras_generation(void)
 {
     return qatomic_read(&hugetlbfs_ras.generation);
+}
+
+int hugetlbfs_ras_ioctl(int fd, unsigned long request, void *arg)
+{
+    const sg_io_hdr_t *hdr = arg;
+    bool again;
+    int ret;
+
+    if (request != SG_IO || !hdr->iovec_count) {
+        return ioctl(fd, request, arg);
+    }
+    do {
+        unsigned before = hugetlbfs_ras_generation();
+
+        ret = ioctl(fd, request, arg);
+        again = ret < 0
+            ? hugetlbfs_ras_retry_io(hdr->dxferp, hdr->iovec_count)
+            : hdr->dxfer_direction == SG_DXFER_FROM_DEV &&
+              hugetlbfs_ras_generation() != before;
+    } while (again);
+    return ret;
 }
 
 bool hugetlbfs_ras_retry_emulation(void)

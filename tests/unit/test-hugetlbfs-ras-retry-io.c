@@ -8,6 +8,9 @@
  */
 
 #include "qemu/osdep.h"
+#include <scsi/sg.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include "qapi/error.h"
 #include "qemu/hugepage-split.h"
 #include "qemu/main-loop.h"
@@ -191,6 +194,74 @@ static void test_emulation(void)
     tear_down();
 }
 
+/* What a device does with a transfer, one word for each attempt */
+static const char *attempts;
+
+/* Takes the place of the C library's for all but SG_IO. */
+int ioctl(int fd, unsigned long request, ...)
+{
+    HugetlbfsRas *ras = &hugetlbfs_ras;
+    va_list ap;
+    void *arg;
+
+    va_start(ap, request);
+    arg = va_arg(ap, void *);
+    va_end(ap);
+    if (request != SG_IO || fd >= 0) {
+        return syscall(SYS_ioctl, fd, request, arg);
+    }
+    switch (*attempts++) {
+    case 'F':       /* meets poison */
+        errno = EFAULT;
+        return -1;
+    case 'E':       /* fails for another reason */
+        errno = EIO;
+        return -1;
+    case 'R':       /* memory is replaced meanwhile */
+        ras->generation++;
+        return 0;
+    case 'G':
+        return 0;
+    default:
+        g_assert_not_reached();
+    }
+}
+
+static void test_ioctl(void)
+{
+    static const struct {
+        int direction;
+        bool iov;
+        const char *attempts;
+        int result;
+    } cases[] = {
+        { SG_DXFER_FROM_DEV, true, "G", 0 },
+        { SG_DXFER_FROM_DEV, true, "FRRG", 0 },
+        { SG_DXFER_FROM_DEV, true, "RE", -1 },
+        { SG_DXFER_TO_DEV, true, "FR", 0 },
+        { SG_DXFER_FROM_DEV, false, "F", -1 },
+        { SG_DXFER_FROM_DEV, false, "R", 0 },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct iovec iov;
+        sg_io_hdr_t hdr = {
+            .dxfer_direction = cases[i].direction,
+            .iovec_count = cases[i].iov,
+            .dxferp = &iov,
+        };
+
+        set_up();
+        iov = (struct iovec) { backend.host, small };
+        hugetlbfs_ras.busy = 1;
+        attempts = cases[i].attempts;
+        g_assert_cmpint(hugetlbfs_ras_ioctl(-1, SG_IO, &hdr), ==,
+                        cases[i].result);
+        g_assert_cmpint(*attempts, ==, 0);
+        tear_down();
+    }
+}
+
 static void run_main_loop(int ms)
 {
     int64_t end = get_clock() + ms * SCALE_MS;
@@ -276,6 +347,7 @@ int main(int argc, char **argv)
     g_test_add_func("/hugetlbfs-ras/retry-io/too-late", test_too_late);
     g_test_add_func("/hugetlbfs-ras/retry-io/not-ours", test_not_ours);
     g_test_add_func("/hugetlbfs-ras/retry-io/emulation", test_emulation);
+    g_test_add_func("/hugetlbfs-ras/retry-io/ioctl", test_ioctl);
     g_test_add_func("/hugetlbfs-ras/retry-io/vring", test_vring);
     g_test_add_func("/hugetlbfs-ras/retry-io/vring/often", test_vring_often);
     return g_test_run();
