@@ -11,6 +11,7 @@
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "hw/boards.h"
+#include "migration/postcopy-ram.h"
 #include "system/xen.h"
 #include "system/runstate.h"
 #include "ras.h"
@@ -103,6 +104,16 @@ static char *ras_memory_refusal(const HugetlbfsRas *ras, size_t page_size)
                                          : "on the host");
 }
 
+/* Also after postcopy has started the VM, whose memory then is incomplete. */
+static bool ras_is_incoming(void)
+{
+    PostcopyState state = postcopy_state_get();
+
+    return runstate_check(RUN_STATE_INMIGRATE) ||
+           state == POSTCOPY_INCOMING_LISTENING ||
+           state == POSTCOPY_INCOMING_RUNNING;
+}
+
 char *ras_refusal(const HugetlbfsRas *ras, const RasBackend *backend)
 {
     if (backend->unfit) {
@@ -126,7 +137,7 @@ char *ras_refusal(const HugetlbfsRas *ras, const RasBackend *backend)
     if (backend->shared) {
         return g_strdup("another VM maps this memory (ivshmem)");
     }
-    if (runstate_check(RUN_STATE_INMIGRATE)) {
+    if (ras_is_incoming()) {
         return g_strdup("an incoming migration is filling guest RAM");
     }
     return ras_memory_refusal(ras, backend->page_size);

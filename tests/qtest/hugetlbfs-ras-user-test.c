@@ -248,12 +248,100 @@ static void test_migration_running(void)
     ras_vm_quit(vm);
 }
 
-static void set_ignore_shared(RasVm *vm, bool on)
+static void set_capability(RasVm *vm, const char *name, bool on)
 {
     qobject_unref(ras_qmp(vm, "{ 'execute': 'migrate-set-capabilities',"
                           "  'arguments': { 'capabilities': [ {"
-                          "    'capability': 'x-ignore-shared',"
-                          "    'state': %i } ] } }", on));
+                          "    'capability': %s, 'state': %i } ] } }",
+                          name, on));
+}
+
+static void set_postcopy_bandwidth(RasVm *vm, uint64_t bytes)
+{
+    qobject_unref(ras_qmp(vm, "{ 'execute': 'migrate-set-parameters',"
+                          "  'arguments': { 'max-postcopy-bandwidth': %" PRIu64
+                          " } }", bytes));
+}
+
+typedef struct Postcopy {
+    RasVm *from;
+    RasVm *to;
+    char *path;
+} Postcopy;
+
+/* The guest runs there while most of its memory is still at the source. */
+static bool postcopy_start(Postcopy *p)
+{
+    static const char capability[] = "postcopy-ram";
+    g_autofree char *uri = NULL;
+
+    if (!ras_pool_have(2 * (RAS_VM_PAGES + 1))) {
+        return false;
+    }
+    p->path = g_strdup_printf("%s/hugetlbfs-ras-%d", g_get_tmp_dir(),
+                              getpid());
+    uri = g_strdup_printf("unix:%s", p->path);
+    p->from = ras_vm_start("", "");
+    p->to = ras_vm_start("", "-incoming defer");
+    ras_pattern_write(p->from, 5 * HUGE_PAGE, 10 * HUGE_PAGE, 1);
+    set_bandwidth(p->from, 64 * KiB);
+    set_postcopy_bandwidth(p->from, 64 * KiB);
+    set_capability(p->from, capability, true);
+    set_capability(p->to, capability, true);
+    qobject_unref(ras_qmp(p->to, "{ 'execute': 'migrate-incoming',"
+                          "  'arguments': { 'uri': %s } }", uri));
+    qobject_unref(ras_qmp(p->from, "{ 'execute': 'migrate',"
+                          "  'arguments': { 'uri': %s } }", uri));
+    wait_sent(p->from);
+    qobject_unref(ras_qmp(p->from, "{ 'execute': 'migrate-start-postcopy' }"));
+    ras_event_wait(p->to, "RESUME", 1);
+    expect_running(p->to);
+    return true;
+}
+
+static void postcopy_end(Postcopy *p)
+{
+    ras_vm_quit(p->to);
+    ras_vm_quit(p->from);
+    unlink(p->path);
+    g_free(p->path);
+}
+
+static void test_migration_postcopy(void)
+{
+    const RasExpect expect = {
+        4 * HUGE_PAGE, { { LOST, SMALL_PAGE } }, .untold = 1
+    };
+    Postcopy p;
+
+    if (!postcopy_start(&p)) {
+        return;
+    }
+    ras_expect_backend(p.to, "an incoming migration is filling guest RAM");
+    set_postcopy_bandwidth(p.from, 0);
+    g_free(wait_migration(p.from, "completed"));
+    g_free(wait_migration(p.to, "completed"));
+
+    ras_expect_backend(p.to, NULL);
+    ras_inject_one(p.to, LOST);
+    ras_expect_query(p.to, &expect, 1);
+    ras_pattern_check(p.to, 5 * HUGE_PAGE, 10 * HUGE_PAGE, 1);
+    postcopy_end(&p);
+}
+
+/* The VM cannot go on at the source, but nothing wrong is sent. */
+static void test_migration_postcopy_source(void)
+{
+    Postcopy p;
+
+    if (!postcopy_start(&p)) {
+        return;
+    }
+    ras_inject_one(p.from, LOST);
+    g_free(wait_migration(p.from, "postcopy-paused"));
+    g_free(wait_migration(p.to, "postcopy-paused"));
+    expect_running(p.to);
+    postcopy_end(&p);
 }
 
 /* Nothing is lost, but the file does not hold what the guest has. */
@@ -261,12 +349,12 @@ static void check_not_handed_over(RasVm *vm)
 {
     g_autofree char *error = NULL;
 
-    set_ignore_shared(vm, true);
+    set_capability(vm, "x-ignore-shared", true);
     error = migrate_fails(vm);
     g_assert_cmpstr(error, ==, "guest RAM has a memory failure and does not "
                     "reach its file any more, so it cannot be handed over by "
                     "it");
-    set_ignore_shared(vm, false);
+    set_capability(vm, "x-ignore-shared", false);
     set_bandwidth(vm, 1 * GiB);
     migrate(vm);
     g_free(wait_migration(vm, "completed"));
@@ -372,5 +460,9 @@ void ras_add_user_tests(void)
     qtest_add_func("/hugetlbfs-ras/dump", test_dump);
     qtest_add_func("/hugetlbfs-ras/migration/blocked", test_migration_blocked);
     qtest_add_func("/hugetlbfs-ras/migration/running", test_migration_running);
+    qtest_add_func("/hugetlbfs-ras/migration/postcopy",
+                   test_migration_postcopy);
+    qtest_add_func("/hugetlbfs-ras/migration/postcopy-source",
+                   test_migration_postcopy_source);
     qtest_add_func("/hugetlbfs-ras/balloon", test_balloon);
 }
