@@ -399,11 +399,13 @@ class Vm:
 
     def slow_disk(self, reads='4'):
         """The disk of native AIO does so many reads a second; others wait."""
-        self.host.sh('mkdir -p /cg; mount -t cgroup2 none /cg && '
+        self.host.sh('[ -d /cg ] || { mkdir /cg && '
+                     'mount -t cgroup2 none /cg && '
                      'echo +io >/cg/cgroup.subtree_control && '
-                     'mkdir /cg/qemu && echo %d >/cg/qemu/cgroup.procs'
-                     % self.pid, check=False)
-        self.host.sh('echo "1:0 riops=%s" >/cg/qemu/io.max' % reads)
+                     'mkdir /cg/qemu; } && '
+                     'echo %d >/cg/qemu/cgroup.procs && '
+                     'echo "1:0 riops=%s" >/cg/qemu/io.max'
+                     % (self.pid, reads))
 
     def fast_disk(self):
         self.slow_disk('max')
