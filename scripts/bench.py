@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`make bench`: three ways to rescue a huge page, on this very machine.
 
+The lazy one is measured twice, with many threads and with a lone reader.
+
 Needs root (or sudo) for huge pages and for userfaultfd.  Huge pages are added
 to those that are reserved, and taken away again whatever happens.  A virtual
 machine that gives free memory back to its host keeps it meanwhile.
