@@ -148,7 +148,6 @@ void hugepage_fill_free(HugepageFill *fill)
     for (unsigned i = 0; i < fill->threads; i++) {
         qemu_thread_join(&fill->workers[i].thread);
     }
-    qatomic_set(&fill->over, true);
     event_notifier_set(&fill->wakeup);
     qemu_thread_join(&fill->events);
     event_notifier_cleanup(&fill->wakeup);

@@ -436,6 +436,12 @@ static bool fill_choose(HugepageFill *fill, FillWorker *worker)
     return true;
 }
 
+/* With the lock held: are the threads to end? */
+static bool fill_is_ended(HugepageFill *fill)
+{
+    return fill->stop && QTAILQ_EMPTY(&fill->jobs);
+}
+
 /* Returns: false if the thread is to end */
 static bool fill_take(HugepageFill *fill, FillWorker *worker)
 {
@@ -449,7 +455,7 @@ static bool fill_take(HugepageFill *fill, FillWorker *worker)
         if (fill_choose(fill, worker)) {
             break;
         }
-        if (fill->stop && QTAILQ_EMPTY(&fill->jobs)) {
+        if (fill_is_ended(fill)) {
             return false;
         }
         if (ns > 0) {
@@ -539,17 +545,19 @@ void *fill_thread(void *opaque)
  * range wait.  So this thread is awake when the event comes, but leaves the
  * processor to the caller; and it is this one that starts the filling, as who
  * is woken may take the processor of who wakes.
+ *
+ * Returns: false if the thread is to end
  */
-static void fill_attend_swap(HugepageFill *fill)
+static bool fill_attend_swap(HugepageFill *fill)
 {
     event_notifier_test_and_clear(&fill->wakeup);
     while (qatomic_read(&fill->swapping)) {
         fill_events(fill);
         sched_yield();
     }
-    WITH_QEMU_LOCK_GUARD(&fill->lock) {
-        qemu_cond_signal(&fill->work);
-    }
+    QEMU_LOCK_GUARD(&fill->lock);
+    qemu_cond_signal(&fill->work);
+    return !fill_is_ended(fill);
 }
 
 void *fill_events_thread(void *opaque)
@@ -560,12 +568,9 @@ void *fill_events_thread(void *opaque)
         { .fd = event_notifier_get_fd(&fill->wakeup), .events = POLLIN },
     };
 
-    while (!qatomic_read(&fill->over)) {
+    do {
         RETRY_ON_EINTR(poll(pfd, ARRAY_SIZE(pfd), -1));
         fill_events(fill);
-        if (pfd[1].revents) {
-            fill_attend_swap(fill);
-        }
-    }
+    } while (!pfd[1].revents || fill_attend_swap(fill));
     return NULL;
 }

@@ -112,9 +112,8 @@ typedef struct FillWorker {
  * @reading: one of them reads
  * @calm_at: until then only pieces that somebody waits for are begun
  * @events: reads the page faults, and lets mremap() pass
- * @wakeup: @events is to look at @swapping and @over
+ * @wakeup: @events is to look at @swapping, or to end
  * @swapping: an event of mremap() is about to come; atomic
- * @over: @events is to end; atomic
  * @can_move: the kernel has UFFDIO_MOVE
  */
 struct HugepageFill {
@@ -130,7 +129,6 @@ struct HugepageFill {
     QemuThread events;
     EventNotifier wakeup;
     bool swapping;
-    bool over;
     int uffd;
     int pagemap;
     bool can_move;
@@ -151,7 +149,7 @@ FillJob *fill_job_at(HugepageFill *fill, const void *host);
 
 /* Of a FillWorker; ends when @stop is set and there is no job left. */
 void *fill_thread(void *opaque);
-/* Of a HugepageFill; ends when @over is set. */
+/* Of a HugepageFill; ends so, too, when it is told by @wakeup. */
 void *fill_events_thread(void *opaque);
 
 #endif /* UTIL_HUGEPAGE_FILLER_H */
