@@ -2,6 +2,7 @@
 """The test cases: what is done to the guest's memory, what must follow."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Callable
 
@@ -191,7 +192,7 @@ def private_mapping(lab):
 
 
 def device_reads(lab, disks=('/dev/vda pattern', '/dev/vdb zero'), huge=HUGE,
-                 hinder=Vm.starve_io, help_on=Vm.feed_io, **options):
+                 hinder=Vm.starved_io, **options):
     """The device writes to the page's healthy part while it is recovered.
 
     For vda that is the kernel, in a system call of QEMU (a read of the image
@@ -203,13 +204,11 @@ def device_reads(lab, disks=('/dev/vda pattern', '/dev/vdb zero'), huge=HUGE,
         for disk, block in zip(disks, blocks[3::3]):
             page = block + 200 * PAGE
             vm.guest('dma-start %s 0x%x 0x%x' % (disk, block, page))
-            if 'vda' in disk:
-                hinder(vm)
-            time.sleep(0.5)
-            vm.poison(page)
-            lost.append(page)
-            time.sleep(2)
-            help_on(vm)
+            with hinder(vm) if 'vda' in disk else nullcontext():
+                time.sleep(0.5)
+                vm.poison(page)
+                lost.append(page)
+                time.sleep(2)
             seen = vm.guest_values('dma-stop')
             lab.log.note('%s: %r' % (disk, seen))
             for what in ('failed', 'corrupt'):
@@ -221,18 +220,19 @@ def device_reads(lab, disks=('/dev/vda pattern', '/dev/vdb zero'), huge=HUGE,
 
 
 def uring_reads(lab):
-    device_reads(lab, disks=('/dev/vda pattern',), aio='io_uring')
+    device_reads(lab, disks=('/dev/vda pattern',), aio='io_uring',
+                 hinder=Vm.starved_event_loop)
 
 
-def native_reads(lab, **options):
+def native_reads(lab, hinder=Vm.starved_event_loop):
     """With O_DIRECT, which the file system of /disk does not have."""
     lab.host.sh('dd if=/disk of=/dev/ram0')
-    device_reads(lab, disks=('/dev/vda pattern',), aio='native', **options)
+    device_reads(lab, disks=('/dev/vda pattern',), aio='native', hinder=hinder)
 
 
 def direct_reads(lab):
     """The device writes to memory that is replaced before it has done so."""
-    native_reads(lab, hinder=Vm.slow_disk, help_on=Vm.fast_disk)
+    native_reads(lab, hinder=Vm.slow_disk)
 
 
 def device_reads_gigantic(lab):
@@ -341,6 +341,14 @@ def start_network(lab, vm):
     lab.expect.equal('echoes before the error', seen['answered'], 4)
 
 
+def expect_echoes(lab, vm, block, **more):
+    """Each of eight datagrams from @block comes back as it was sent."""
+    seen = vm.guest_values('net-echo 0x%x 8' % block, 120)
+    for what, want in dict(sent=8, answered=8, wrong=0, **more).items():
+        lab.expect.equal('0x%x: datagrams %s (errno %d)' % (
+            block, what, seen['errno']), seen[what], want)
+
+
 def network_early(lab):
     """The vhost-net thread meets the huge page before it is replaced."""
     with lab.vm(memory_mib=1024, net=True) as vm:
@@ -351,10 +359,7 @@ def network_early(lab):
         # the guest stands still: these go no further than to vhost-net
         lab.host.sh('ping -c 3 -W 1 ' + GUEST, check=False)
         lab.expect.all_filled(vm)
-        seen = vm.guest_values('net-echo 0x%x 8' % block, 120)
-        for what, want in ('sent', 8), ('answered', 8), ('wrong', 0):
-            lab.expect.equal('datagrams %s (errno %d)' % (
-                what, seen['errno']), seen[what], want)
+        expect_echoes(lab, vm, block)
         lab.done(vm, [page], timeout=180, huge=1 << 30)
 
 
@@ -370,11 +375,7 @@ def network(lab):
         lab.expect.eventually_lost(vm, 1)
         vm.watch('vhost-')
         for block in reversed(blocks[2:]):
-            seen = vm.guest_values('net-echo 0x%x 8' % block, 120)
-            for what, want in (('sent', 8), ('answered', 8), ('wrong', 0),
-                               ('copied', 0)):
-                lab.expect.equal('0x%x: datagrams %s (errno %d)' % (
-                    block, what, seen['errno']), seen[what], want)
+            expect_echoes(lab, vm, block, copied=0)
         seen = vm.watched()
         lab.log.note('vhost-net was seen waiting: %d times' % seen)
         lab.expect.true('vhost-net was seen waiting for a piece', seen)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The QEMU under test with its guest, in the emulated host."""
 
+import contextlib
 import json
 import time
 
@@ -175,7 +176,7 @@ class Vm:
         if self.disks:
             pattern = ('host_device,filename=/dev/ram0,cache.direct=on'
                        if self.aio == 'native' else 'file,filename=/disk')
-            # see starve_io()
+            # see starved_io()
             args += ['-object', 'main-loop,'
                      'id=main-loop,thread-pool-min=1,thread-pool-max=1']
             thread = ''
@@ -379,26 +380,42 @@ class Vm:
                            'grep -c handle_userfault /tmp/watch', check=False)
         return int(out.split()[0])
 
-    def starve_io(self):
+    @contextlib.contextmanager
+    def starved_io(self):
         """Requests pile up: the only I/O thread gets the CPU last.
 
         When a huge page fails, all others soon wait for its recovery, and
-        this thread does its system calls meanwhile.  Those of an event loop
-        are short, so the recovery must not have a CPU for itself either.
+        this thread does its system calls meanwhile.
         """
-        if self.aio == 'threads':
-            self._renice('worker', 19)
-            return
+        self._renice('worker', 19)
+        yield
+
+    @contextlib.contextmanager
+    def starved_event_loop(self):
+        """As starved_io(), for io_uring and native AIO.
+
+        What an event loop does is short, so the recovery must not have a CPU
+        for itself either.
+        """
         self._renice('IO', 19)
         self._renice('hugetlbfs-ras', 19)
         self.host.sh('for i in 1 2; do (while :; do :; done) & '
                      'echo $! >>/tmp/busy; done')
+        try:
+            yield
+        finally:
+            self.host.sh('kill $(cat /tmp/busy); rm /tmp/busy')
 
-    def feed_io(self):
-        self.host.sh('kill $(cat /tmp/busy); rm /tmp/busy', check=False)
+    @contextlib.contextmanager
+    def slow_disk(self):
+        """The disk of native AIO does four reads a second; others wait."""
+        self._limit_reads('4')
+        try:
+            yield
+        finally:
+            self._limit_reads('max')
 
-    def slow_disk(self, reads='4'):
-        """The disk of native AIO does so many reads a second; others wait."""
+    def _limit_reads(self, reads):
         self.host.sh('[ -d /cg ] || { mkdir /cg && '
                      'mount -t cgroup2 none /cg && '
                      'echo +io >/cg/cgroup.subtree_control && '
@@ -406,9 +423,6 @@ class Vm:
                      'echo %d >/cg/qemu/cgroup.procs && '
                      'echo "1:0 riops=%s" >/cg/qemu/io.max'
                      % (self.pid, reads))
-
-    def fast_disk(self):
-        self.slow_disk('max')
 
     def flip(self, gpa):
         """Corrupt one bit behind everybody's back."""
