@@ -211,6 +211,7 @@ static bool ras_start(HugetlbfsRas *ras, HugetlbfsRasMode mode, Error **errp)
     ras_delivery_init(ras);
     ras_reset_init(ras);
     ras_listener_start(ras);
+    ras_watch_devices();
     ras->started = true;
     qemu_add_machine_init_done_notifier(&machine_done);
     return true;
@@ -286,7 +287,7 @@ bool hugetlbfs_ras_share_backend(HostMemoryBackend *backend, Error **errp)
             return false;
         }
     }
-    b->shared = true;
+    qatomic_set(&b->shared, true);
     return true;
 }
 

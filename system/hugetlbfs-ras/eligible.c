@@ -8,9 +8,14 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "hw/boards.h"
+#include "hw/mem/nvdimm.h"
+#include "hw/qdev-core.h"
+#include "hw/virtio/vhost-scsi.h"
+#include "hw/virtio/virtio-pmem.h"
 #include "migration/postcopy-ram.h"
 #include "system/xen.h"
 #include "system/runstate.h"
@@ -114,6 +119,56 @@ static bool ras_is_incoming(void)
            state == POSTCOPY_INCOMING_RUNNING;
 }
 
+/*
+ * Of devices that nothing else tells of; BQL.  A device may be told of more
+ * than once, as each new listener makes all of them hear of all devices.
+ */
+static void ras_device_changed(HugetlbfsRas *ras, Object *dev, bool there)
+{
+    static GHashTable *vhost_scsi;
+    HostMemoryBackend *hostmem;
+    RasBackend *b;
+
+    if (object_dynamic_cast(dev, TYPE_VHOST_SCSI)) {
+        vhost_scsi = vhost_scsi ?: g_hash_table_new(NULL, NULL);
+        if (there) {
+            g_hash_table_add(vhost_scsi, dev);
+        } else {
+            g_hash_table_remove(vhost_scsi, dev);
+        }
+        qatomic_set(&ras->vhost_scsi, g_hash_table_size(vhost_scsi));
+    } else if (object_dynamic_cast(dev, TYPE_NVDIMM) ||
+               object_dynamic_cast(dev, TYPE_VIRTIO_PMEM)) {
+        hostmem = MEMORY_BACKEND(object_property_get_link(dev, "memdev",
+                                                          &error_abort));
+        QEMU_LOCK_GUARD(&ras->lock);
+        b = ras_backend_at(ras, memory_region_get_ram_ptr(&hostmem->mr));
+        if (b) {
+            qatomic_set(&b->persistent, there);
+        }
+    }
+}
+
+static void ras_device_realized(DeviceListener *listener, DeviceState *dev)
+{
+    ras_device_changed(&hugetlbfs_ras, OBJECT(dev), true);
+}
+
+static void ras_device_unrealized(DeviceListener *listener, DeviceState *dev)
+{
+    ras_device_changed(&hugetlbfs_ras, OBJECT(dev), false);
+}
+
+void ras_watch_devices(void)
+{
+    static DeviceListener listener = {
+        .realize = ras_device_realized,
+        .unrealize = ras_device_unrealized,
+    };
+
+    device_listener_register(&listener);
+}
+
 char *ras_refusal(const HugetlbfsRas *ras, const RasBackend *backend)
 {
     if (backend->unfit) {
@@ -134,8 +189,17 @@ char *ras_refusal(const HugetlbfsRas *ras, const RasBackend *backend)
     if (qatomic_read(&ras->peers)) {
         return g_strdup("a vhost-user process maps guest RAM");
     }
-    if (backend->shared) {
+    if (qatomic_read(&ras->vhost_scsi)) {
+        /* Reads under way write to the old page, and nobody repeats them. */
+        return g_strdup("a vhost-scsi device writes to guest RAM behind QEMU");
+    }
+    if (qatomic_read(&backend->shared)) {
         return g_strdup("another VM maps this memory (ivshmem)");
+    }
+    if (qatomic_read(&backend->persistent)) {
+        /* Small pages are not in the file, which is there to be used again. */
+        return g_strdup("the memory is to last in its file (nvdimm or "
+                        "virtio-pmem)");
     }
     if (ras_is_incoming()) {
         return g_strdup("an incoming migration is filling guest RAM");

@@ -51,7 +51,8 @@ typedef struct RasPage RasPage;
  * @required: hugetlbfs-ras=on
  * @mode: x-hugetlbfs-ras-mode
  * @unfit: why it can never be recovered; NULL if it can
- * @shared: another process maps it
+ * @shared: another process maps it; atomic
+ * @persistent: a device of persistent memory has it; atomic
  * @pages: huge pages with an error, ascending
  */
 typedef struct RasBackend {
@@ -68,6 +69,7 @@ typedef struct RasBackend {
     HugetlbfsRasMode mode;
     char *unfit;
     bool shared;
+    bool persistent;
     QTAILQ_HEAD(, RasPage) pages;
     QTAILQ_ENTRY(RasBackend) next;
 } RasBackend;
@@ -117,6 +119,7 @@ struct RasPage {
  * @lost_pages, @split_pages: sums over the ledger; written under @lock, read
  *     atomically by anybody
  * @peers: processes that map all guest RAM; atomic
+ * @vhost_scsi: devices of this kind; atomic
  * @busy: sum of RasPage.busy; written under @lock, read atomically by anybody
  * @generation: how often it went up; as @busy
  * @finished: how often @busy went down or a page got stuck
@@ -141,6 +144,7 @@ typedef struct HugetlbfsRas {
     size_t lost_pages;
     size_t split_pages;
     unsigned peers;
+    unsigned vhost_scsi;
     unsigned busy;
     unsigned generation;
     unsigned finished;
@@ -223,6 +227,15 @@ char *ras_unfit(RAMBlock *rb);
  * Returns: an allocated sentence, or NULL.
  */
 char *ras_refusal(const HugetlbfsRas *ras, const RasBackend *backend);
+
+/**
+ * ras_watch_devices: take note of devices that are a reason to refuse
+ *
+ * Of those that exist, if they are on a bus, and of all to come.
+ *
+ * Context: main thread, BQL, once.
+ */
+void ras_watch_devices(void);
 
 /* recover.c */
 /**

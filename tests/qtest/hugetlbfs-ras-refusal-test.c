@@ -160,6 +160,29 @@ static void test_ivshmem(void)
     ras_vm_quit(vm);
 }
 
+/* What the guest writes is to be in the file, even after QEMU has ended. */
+static void test_persistent(gconstpointer device)
+{
+    static const char reason[] = "the memory is to last in its file (nvdimm or "
+                                 "virtio-pmem)";
+    g_autofree char *args = NULL;
+    RasVm *vm;
+
+    if (!qtest_has_device(device)) {
+        g_test_skip("no such device");
+        return;
+    }
+    args = g_strdup_printf("-machine q35,nvdimm=on -m 64M,slots=1,maxmem=1G "
+                           OBJECT " -device %s,memdev=mem0,id=d",
+                           (const char *)device);
+    vm = ras_vm_start_raw(RAS_VM_PAGES + 1, args);
+    if (!vm) {
+        return;
+    }
+    ras_expect_backend(vm, reason);
+    ras_vm_quit(vm);
+}
+
 /* hugetlbfs-ras=on: QEMU does not start without recovery. */
 static void test_required(void)
 {
@@ -421,6 +444,10 @@ void ras_add_refusal_tests(void)
     qtest_add_func("/hugetlbfs-ras/refused/readonly", test_readonly);
     qtest_add_func("/hugetlbfs-ras/refused/incoming", test_incoming);
     qtest_add_func("/hugetlbfs-ras/refused/ivshmem", test_ivshmem);
+    qtest_add_data_func("/hugetlbfs-ras/refused/nvdimm", "nvdimm",
+                        test_persistent);
+    qtest_add_data_func("/hugetlbfs-ras/refused/virtio-pmem", "virtio-pmem-pci",
+                        test_persistent);
     qtest_add_func("/hugetlbfs-ras/refused/required", test_required);
     qtest_add_data_func("/hugetlbfs-ras/refused/no-memory/host",
                         GINT_TO_POINTER(false), test_no_memory);
