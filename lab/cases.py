@@ -384,6 +384,33 @@ def network(lab):
         lab.done(vm, [page], timeout=180, huge=1 << 30)
 
 
+def scsi_target(lab):
+    """A disk of the host's kernel for vhost-scsi; returns its name."""
+    name = 'naa.5001405000000001'
+    lab.host.sh('[ -d /sys/kernel/config/target ] || {{ '
+                'mount -t configfs none /sys/kernel/config && '
+                'cd /sys/kernel/config/target && '
+                'mkdir -p core/rd_mcp_0/disk && '
+                'echo rd_pages=256 >core/rd_mcp_0/disk/control && '
+                'echo 1 >core/rd_mcp_0/disk/enable && '
+                'mkdir -p vhost/{0}/tpgt_1/lun/lun_0 && '
+                'ln -s $PWD/core/rd_mcp_0/disk vhost/{0}/tpgt_1/lun/lun_0 && '
+                'echo {0} >vhost/{0}/tpgt_1/nexus; }}'.format(name))
+    return name
+
+
+def scsi(lab):
+    """It may write to the old page, which nobody can repeat: refused."""
+    with lab.vm(ras='auto', scsi=scsi_target(lab)) as vm:
+        lab.expect.refusal(vm, 'a vhost-scsi device writes to guest RAM '
+                           'behind QEMU')
+        vm.unplug('scsi')
+        lab.expect.refusal(vm, None)
+        page = vm.blocks('A')[5] + 5 * PAGE
+        vm.poison(page)
+        lab.done(vm, [page])
+
+
 def reset_while_filling(lab):
     with lab.vm(memory_mib=1024) as vm:
         vm.poison(vm.blocks('A')[9] + 33 * PAGE)
@@ -440,6 +467,8 @@ COMMON = (
          archs=('x86_64',)),
     Case('h-direct', 'a disk is still writing to what is replaced',
          direct_reads, archs=('x86_64',)),
+    Case('scsi', 'vhost-scsi: not recovered as long as it is there', scsi,
+         archs=('x86_64',)),
     Case('i-eager', 'two vCPUs, copied first', two_vcpus, mode='eager'),
     Case('d', 'one error in a 1 GiB page costs 1 page', gigantic_page,
          pool='1G'),

@@ -126,6 +126,13 @@ class Expect:
             self.failed.append(str(e))
             return None
 
+    def refusal(self, vm, reason):
+        """Why an error would not be recovered from now, or None."""
+        info = self._query(vm)
+        if info is not None:
+            self.equal('why not to recover',
+                       info['backends'][0].get('reason'), reason)
+
     def _until_no_page(self, vm, is_unfit, seconds):
         """The ledger once no page @is_unfit any more, or after @seconds."""
         end = time.monotonic() + seconds

@@ -30,6 +30,7 @@ class Vm:
     @disks: a disk with a pattern (vda) and one with zeros (vdb)
     @aio:   how the host reads the former: threads, io_uring or native
     @net:   a network interface served by vhost-net; NET at the host's end
+    @scsi:  name of a target that vhost-scsi serves, see scsi_target()
     @silent: no kernel messages of the guest: a machine check writes seven
             lines to a slow console, which counts when there are 512
     @machine: further properties of the machine
@@ -39,9 +40,10 @@ class Vm:
     """
 
     def __init__(self, host, log, ras='on', memory_mib=512, share=True,
-                 user=0, disks=False, aio='threads', net=False, silent=False,
-                 scanned_mib=64, quiet_mib=24, mode=None, machine='',
-                 firmware=True, kernel_options='', initramfs='initramfs'):
+                 user=0, disks=False, aio='threads', net=False, scsi='',
+                 silent=False, scanned_mib=64, quiet_mib=24, mode=None,
+                 machine='', firmware=True, kernel_options='',
+                 initramfs='initramfs'):
         self.host, self.log = host, log
         self.arch = host.assets.arch
         self.cper = self.arch.cper
@@ -49,7 +51,7 @@ class Vm:
         self.mode = mode if host.has_property else None
         self.memory_mib, self.share = memory_mib, share
         self.user, self.silent = user, silent
-        self.disks, self.aio, self.net = disks, aio, net
+        self.disks, self.aio, self.net, self.scsi = disks, aio, net, scsi
         self.regions = (scanned_mib, quiet_mib)
         self.machine, self.firmware = machine, firmware
         self.kernel_options, self.initramfs = kernel_options, initramfs
@@ -192,6 +194,12 @@ class Vm:
             args += ['-netdev', 'tap,id=net,vhost=on,script=no,downscript=no,'
                      'ifname=' + NET,
                      '-device', 'virtio-net-pci,netdev=net,romfile=']
+        if self.scsi:
+            args += ['-device', 'pcie-root-port,id=slot0,chassis=1',
+                     '-device', 'vhost-scsi-pci,id=scsi,bus=slot0,wwpn='
+                     + self.scsi,
+                     # has QEMU announce all devices once more
+                     '-device', 'virtio-net-pci,failover=on,romfile=']
         return args
 
     def stop(self):
@@ -267,6 +275,17 @@ class Vm:
         """All events so far."""
         self.qmp('query-version')
         return self.events
+
+    def unplug(self, device, seconds=30):
+        """Ask the guest for @device, and wait until it is gone."""
+        self.qmp('device_del', id=device)
+        end = time.monotonic() + seconds
+        while not any(e['event'] == 'DEVICE_DELETED' and
+                      e['data'].get('device') == device
+                      for e in self.collect_events()):
+            if time.monotonic() > end:
+                raise Dead('the guest did not give up ' + device)
+            time.sleep(0.3)
 
     def running(self):
         return self.qmp('query-status')['status'] == 'running'
