@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 from expect import Expect
-from vm import NET, PAGE, NoBoot, Vm
+from vm import NBD, NET, PAGE, NoBoot, Vm
 
 HUGE = 2 << 20
 ORDINARY_USER = 1000
@@ -233,6 +233,20 @@ def native_reads(lab, hinder=Vm.starved_event_loop):
 def direct_reads(lab):
     """The device writes to memory that is replaced before it has done so."""
     native_reads(lab, hinder=Vm.slow_disk)
+
+
+def nbd_reads(lab):
+    """What it reads comes through a socket, from another QEMU."""
+    lab.host.sh('(echo nbd_server_start -a unix:%s; exec sleep 9999) | '
+                'qemu -M none -accel kvm -display none -monitor stdio -drive '
+                'if=none,id=disk,file=/disk,format=raw,readonly=on '
+                '>/dev/null 2>&1 & echo $! >/tmp/server; '
+                'until [ -S %s ]; do sleep 0.1; done' % (NBD, NBD))
+    try:
+        device_reads(lab, disks=('/dev/vda pattern',), aio='nbd',
+                     hinder=Vm.starved_event_loop)
+    finally:
+        lab.host.sh('kill $(cat /tmp/server); rm %s' % NBD)
 
 
 def device_reads_gigantic(lab):
@@ -464,6 +478,8 @@ COMMON = (
     Case('h-uring', 'a disk reads by io_uring', uring_reads, mode='eager',
          archs=('x86_64',)),
     Case('h-native', 'a disk reads by native AIO', native_reads, mode='eager',
+         archs=('x86_64',)),
+    Case('h-nbd', 'a disk reads over NBD', nbd_reads, mode='eager',
          archs=('x86_64',)),
     Case('h-direct', 'a disk is still writing to what is replaced',
          direct_reads, archs=('x86_64',)),

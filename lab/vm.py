@@ -11,6 +11,7 @@ BOOTS = 3
 BOOT_SECONDS = 75
 PAGE = 4096
 NET = 'tap0'
+NBD = '/tmp/nbd'
 
 
 class Dead(Exception):
@@ -28,7 +29,7 @@ class Vm:
     @mode:  value of x-hugetlbfs-ras-mode, None to leave it out
     @user:  user id that QEMU runs as
     @disks: a disk with a pattern (vda) and one with zeros (vdb)
-    @aio:   how the host reads the former: threads, io_uring or native
+    @aio:   how the host reads the former: threads, io_uring, native or nbd
     @net:   a network interface served by vhost-net; NET at the host's end
     @scsi:  name of a target that vhost-scsi serves, see scsi_target()
     @silent: no kernel messages of the guest: a machine check writes seven
@@ -176,8 +177,11 @@ class Vm:
                 '-chardev', 'pipe,id=guest,path=/dev/vport0p4',
                 '-device', 'virtserialport,chardev=guest,nr=1']
         if self.disks:
-            pattern = ('host_device,filename=/dev/ram0,cache.direct=on'
-                       if self.aio == 'native' else 'file,filename=/disk')
+            pattern = {
+                'native': 'host_device,filename=/dev/ram0,cache.direct=on,'
+                          'aio=native',
+                'nbd': 'nbd,server.type=unix,server.path=%s,export=disk' % NBD,
+            }.get(self.aio, 'file,filename=/disk,aio=' + self.aio)
             # see starved_io()
             args += ['-object', 'main-loop,'
                      'id=main-loop,thread-pool-min=1,thread-pool-max=1']
@@ -186,7 +190,7 @@ class Vm:
                 args += ['-object', 'iothread,id=io']
                 thread = 'iothread=io,'
             for name, disk in (
-                    ('pattern', pattern + ',read-only=on,aio=' + self.aio),
+                    ('pattern', pattern + ',read-only=on'),
                     ('zero', 'null-co,read-zeroes=on,size=2097152')):
                 args += ['-blockdev', 'node-name=%s,driver=%s' % (name, disk),
                          '-device', 'virtio-blk-pci,%sdrive=%s' % (thread, name)]

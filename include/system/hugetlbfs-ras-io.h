@@ -27,6 +27,20 @@
 bool hugetlbfs_ras_retry_io(const struct iovec *iov, int iovcnt);
 
 /**
+ * HUGETLBFS_RAS_RETRY: the result of a system call, tried again as above
+ *
+ * @expr: the call; -1 and errno are its failure, and then nothing was done
+ */
+#define HUGETLBFS_RAS_RETRY(expr, iov, iovcnt) \
+    (__extension__ ({ \
+        typeof(expr) result_; \
+        do { \
+            result_ = (expr); \
+        } while (result_ == -1 && hugetlbfs_ras_retry_io(iov, iovcnt)); \
+        result_; \
+    }))
+
+/**
  * hugetlbfs_ras_generation: has guest RAM been replaced?
  *
  * A device that writes to memory by DMA (a read with O_DIRECT) does not notice

@@ -11,6 +11,7 @@
 #include <scsi/sg.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include "io/channel-socket.h"
 #include "qapi/error.h"
 #include "qemu/hugepage-split.h"
 #include "qemu/main-loop.h"
@@ -262,6 +263,42 @@ static void test_ioctl(void)
     }
 }
 
+/* What is received stays in the socket until it can be had. */
+static void test_socket(void)
+{
+    g_autoptr(QIOChannelSocket) sioc = NULL;
+    char text[] = "abc";
+    QIOChannel *ioc;
+    Error *err = NULL;
+    char *page;
+    int fds[2];
+
+    set_up();
+    g_assert(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    sioc = qio_channel_socket_new_fd(fds[0], &error_abort);
+    ioc = QIO_CHANNEL(sioc);
+    page = (char *)poison(0);
+    g_assert(write(fds[1], text, sizeof(text)) == sizeof(text));
+    g_assert(qio_channel_read(ioc, page, small, &error_abort) == sizeof(text));
+    g_assert_cmpstr(page, ==, "abc");
+    g_assert_cmpint(n_asked, ==, 1);
+
+    poison(0);
+    g_assert(qio_channel_write(ioc, page, sizeof(text), &error_abort) ==
+             sizeof(text));
+    g_assert(read(fds[1], text, sizeof(text)) == sizeof(text));
+    g_assert_cmpint(text[0], ==, 0);
+    g_assert_cmpint(n_asked, ==, 2);
+
+    poison(0);
+    verdict = SIGBUS_VERDICT_LOST;
+    g_assert(write(fds[1], text, sizeof(text)) == sizeof(text));
+    g_assert(qio_channel_read(ioc, page, small, &err) == -1);
+    error_free_or_abort(&err);
+    close(fds[1]);
+    tear_down();
+}
+
 static void run_main_loop(int ms)
 {
     int64_t end = get_clock() + ms * SCALE_MS;
@@ -340,6 +377,7 @@ static void test_vring_often(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    module_call_init(MODULE_INIT_QOM);
     qemu_init_main_loop(&error_abort);
     g_test_add_func("/hugetlbfs-ras/retry-io/recovered", test_recovered);
     g_test_add_func("/hugetlbfs-ras/retry-io/lost", test_lost);
@@ -348,6 +386,7 @@ int main(int argc, char **argv)
     g_test_add_func("/hugetlbfs-ras/retry-io/not-ours", test_not_ours);
     g_test_add_func("/hugetlbfs-ras/retry-io/emulation", test_emulation);
     g_test_add_func("/hugetlbfs-ras/retry-io/ioctl", test_ioctl);
+    g_test_add_func("/hugetlbfs-ras/retry-io/socket", test_socket);
     g_test_add_func("/hugetlbfs-ras/retry-io/vring", test_vring);
     g_test_add_func("/hugetlbfs-ras/retry-io/vring/often", test_vring_often);
     return g_test_run();
