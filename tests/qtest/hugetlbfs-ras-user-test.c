@@ -143,8 +143,10 @@ static char *migrate_fails(RasVm *vm)
 static void set_bandwidth(RasVm *vm, uint64_t bytes)
 {
     qobject_unref(ras_qmp(vm, "{ 'execute': 'migrate-set-parameters',"
-                          "  'arguments': { 'max-bandwidth': %" PRIu64 " } }",
-                          bytes));
+                          "  'arguments': {"
+                          "    'max-bandwidth': %" PRIu64 ","
+                          "    'max-postcopy-bandwidth': %" PRIu64 " } }",
+                          bytes, bytes));
 }
 
 /* Returns the error, if any. */
@@ -256,13 +258,6 @@ static void set_capability(RasVm *vm, const char *name, bool on)
                           name, on));
 }
 
-static void set_postcopy_bandwidth(RasVm *vm, uint64_t bytes)
-{
-    qobject_unref(ras_qmp(vm, "{ 'execute': 'migrate-set-parameters',"
-                          "  'arguments': { 'max-postcopy-bandwidth': %" PRIu64
-                          " } }", bytes));
-}
-
 typedef struct Postcopy {
     RasVm *from;
     RasVm *to;
@@ -285,7 +280,6 @@ static bool postcopy_start(Postcopy *p)
     p->to = ras_vm_start("", "-incoming defer");
     ras_pattern_write(p->from, 5 * HUGE_PAGE, 10 * HUGE_PAGE, 1);
     set_bandwidth(p->from, 64 * KiB);
-    set_postcopy_bandwidth(p->from, 64 * KiB);
     set_capability(p->from, capability, true);
     set_capability(p->to, capability, true);
     qobject_unref(ras_qmp(p->to, "{ 'execute': 'migrate-incoming',"
@@ -318,7 +312,7 @@ static void test_migration_postcopy(void)
         return;
     }
     ras_expect_backend(p.to, "an incoming migration is filling guest RAM");
-    set_postcopy_bandwidth(p.from, 0);
+    set_bandwidth(p.from, 1 * GiB);
     g_free(wait_migration(p.from, "completed"));
     g_free(wait_migration(p.to, "completed"));
 
