@@ -191,14 +191,14 @@ def private_mapping(lab):
         lab.done(vm, pages_of(page), recovered=False)
 
 
-def device_reads(lab, disks=('/dev/vda pattern', '/dev/vdb zero'), huge=HUGE,
-                 hinder=Vm.starved_io, **options):
+def device_reads(lab, disks=('/dev/vda pattern', '/dev/vdb zero'),
+                 aio='threads', huge=HUGE, hinder=Vm.starved_io, **options):
     """The device writes to the page's healthy part while it is recovered.
 
     For vda that is the kernel, in a system call of QEMU (a read of the image
     into guest memory), for vdb QEMU itself.
     """
-    with lab.vm(disks=True, **options) as vm:
+    with lab.vm(disks=aio, **options) as vm:
         blocks = vm.blocks('B')
         lost = []
         for disk, block in zip(disks, blocks[3::3]):

@@ -28,8 +28,8 @@ class Vm:
     @ras:   value of the property hugetlbfs-ras, None to leave it out
     @mode:  value of x-hugetlbfs-ras-mode, None to leave it out
     @user:  user id that QEMU runs as
-    @disks: a disk with a pattern (vda) and one with zeros (vdb)
-    @aio:   how the host reads the former: threads, io_uring, native or nbd
+    @disks: a disk with a pattern (vda) and one with zeros (vdb); how the host
+            reads the former: threads, io_uring, native or nbd
     @net:   a network interface served by vhost-net; NET at the host's end
     @scsi:  name of a target that vhost-scsi serves, see scsi_target()
     @silent: no kernel messages of the guest: a machine check writes seven
@@ -41,8 +41,8 @@ class Vm:
     """
 
     def __init__(self, host, log, ras='on', memory_mib=512, share=True,
-                 user=0, disks=False, aio='threads', net=False, scsi='',
-                 silent=False, scanned_mib=64, quiet_mib=24, mode=None,
+                 user=0, disks='', net=False, scsi='', silent=False,
+                 scanned_mib=64, quiet_mib=24, mode=None,
                  machine='', firmware=True, kernel_options='',
                  initramfs='initramfs'):
         self.host, self.log = host, log
@@ -52,7 +52,7 @@ class Vm:
         self.mode = mode if host.has_property else None
         self.memory_mib, self.share = memory_mib, share
         self.user, self.silent = user, silent
-        self.disks, self.aio, self.net, self.scsi = disks, aio, net, scsi
+        self.disks, self.net, self.scsi = disks, net, scsi
         self.regions = (scanned_mib, quiet_mib)
         self.machine, self.firmware = machine, firmware
         self.kernel_options, self.initramfs = kernel_options, initramfs
@@ -181,12 +181,12 @@ class Vm:
                 'native': 'host_device,filename=/dev/ram0,cache.direct=on,'
                           'aio=native',
                 'nbd': 'nbd,server.type=unix,server.path=%s,export=disk' % NBD,
-            }.get(self.aio, 'file,filename=/disk,aio=' + self.aio)
+            }.get(self.disks, 'file,filename=/disk,aio=' + self.disks)
             # see starved_io()
             args += ['-object', 'main-loop,'
                      'id=main-loop,thread-pool-min=1,thread-pool-max=1']
             thread = ''
-            if self.aio != 'threads':
+            if self.disks != 'threads':
                 args += ['-object', 'iothread,id=io']
                 thread = 'iothread=io,'
             for name, disk in (
