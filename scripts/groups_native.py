@@ -152,11 +152,13 @@ def _run_qtests(group, jobs, stock, runs=(('x86_64', ''),)):
             build.ninja(where, qemus + ['tests/qtest/' + n for n in names],
                         'build ' + group)
             firmware.install(where)
+            # once: a test may be starting one that is just being written
+            programs = {q: _without_kvm(where / q) if stock else where / q
+                        for q in qemus}
 
             def one(name, arch, mode):
-                qemu = where / ('qemu-system-' + arch)
                 env = dict(os.environ, PYTHON=PYTHON, QTEST_QEMU_BINARY=str(
-                    _without_kvm(qemu) if stock else qemu),
+                    programs['qemu-system-' + arch]),
                     HUGETLBFS_RAS_MODE=mode or 'auto')
                 tap = rep.Tap(report, group, ' '.join([name, mode]).strip(),
                               known_skips=NOT_HERE)
