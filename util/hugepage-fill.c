@@ -244,11 +244,45 @@ static bool fill_swap(HugepageFill *fill, FillJob *job, Error **errp)
     return true;
 }
 
+/**
+ * FillBinding: a thread bound to a processor for a while
+ *
+ * @cpus: where it may run otherwise
+ * @bound: it was possible; "-sandbox resourcecontrol=deny" forbids it
+ */
+typedef struct FillBinding {
+    pthread_t thread;
+    cpu_set_t cpus;
+    bool bound;
+} FillBinding;
+
+static void fill_bind(FillBinding *binding, pthread_t thread, int cpu)
+{
+    cpu_set_t here;
+
+    CPU_ZERO(&here);
+    CPU_SET(cpu, &here);
+    binding->thread = thread;
+    binding->bound = pthread_getaffinity_np(thread, sizeof(binding->cpus),
+                                            &binding->cpus) == 0 &&
+                     pthread_setaffinity_np(thread, sizeof(here), &here) == 0;
+}
+
+static void fill_unbind(const FillBinding *binding)
+{
+    if (binding->bound) {
+        pthread_setaffinity_np(binding->thread, sizeof(binding->cpus),
+                               &binding->cpus);
+    }
+}
+
 bool hugepage_fill_swap(HugepageFill *fill, const HugepageRange *range,
                         const unsigned long *known_lost, void *opaque,
                         Error **errp)
 {
     g_autoptr(FillJob) job = NULL;
+    FillBinding caller, events;
+    int cpu;
     bool ok;
 
     if (!hugepage_range_check(range, errp)) {
@@ -260,10 +294,19 @@ bool hugepage_fill_swap(HugepageFill *fill, const HugepageRange *range,
                    range->size);
         return false;
     }
+    /*
+     * mremap() and the thread that lets it pass wait for each other.  Both on
+     * one processor, neither waits for another one that sleeps or is busy.
+     */
+    cpu = sched_getcpu();
+    fill_bind(&events, fill->events.thread, cpu);
+    fill_bind(&caller, pthread_self(), cpu);
     qatomic_set(&fill->swapping, true);
     event_notifier_set(&fill->wakeup);
     ok = fill_swap(fill, job, errp);
     qatomic_set(&fill->swapping, false);
+    fill_unbind(&events);
+    fill_unbind(&caller);
     if (ok) {
         /* The filler's now. */
         job = NULL;

@@ -104,6 +104,17 @@ int __wrap_madvise(void *ptr, size_t size, int advice)
     return __real_madvise(ptr, size, advice);
 }
 
+/* Who may not bind a thread need not undo it. */
+int __wrap_pthread_setaffinity_np(pthread_t thread, size_t size,
+                                  const cpu_set_t *cpus)
+{
+    if (CPU_COUNT(cpus) == 1 && fails()) {
+        faults.advisory = true;
+        return faults.error;
+    }
+    return __real_pthread_setaffinity_np(thread, size, cpus);
+}
+
 int __wrap_munmap(void *ptr, size_t size)
 {
     /* Not twice in a row: the second cleans up, and the kernel lets it. */

@@ -27,6 +27,10 @@ void *__real_g_try_malloc0(gsize size);
 void *__wrap_g_try_malloc0(gsize size);
 void *__real_g_try_malloc0_n(gsize n, gsize size);
 void *__wrap_g_try_malloc0_n(gsize n, gsize size);
+int __real_pthread_setaffinity_np(pthread_t thread, size_t size,
+                                  const cpu_set_t *cpus);
+int __wrap_pthread_setaffinity_np(pthread_t thread, size_t size,
+                                  const cpu_set_t *cpus);
 int __real_munmap(void *ptr, size_t size);
 int __wrap_munmap(void *ptr, size_t size);
 void *__real_mmap64(void *ptr, size_t size, int prot, int flags, int fd, off_t

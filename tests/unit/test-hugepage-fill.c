@@ -303,6 +303,23 @@ static void test_woken(void)
     fill_test_destroy(&test);
 }
 
+/* On how many processors each thread of this process may run */
+static char *threads_affinity(void)
+{
+    g_autoptr(GDir) dir = g_dir_open("/proc/self/task", 0, NULL);
+    GString *all = g_string_new(NULL);
+    const char *name;
+
+    g_assert(dir);
+    while ((name = g_dir_read_name(dir))) {
+        cpu_set_t cpus;
+
+        g_assert(!sched_getaffinity(atoi(name), sizeof(cpus), &cpus));
+        g_string_append_printf(all, "%s: %d\n", name, CPU_COUNT(&cpus));
+    }
+    return g_string_free(all, false);
+}
+
 /* A swap that fails leaves the range as it was, and the filler in order. */
 
 static bool swap_fails(FillRange *range, unsigned nth)
@@ -344,12 +361,15 @@ static void test_swap_fails(const void *opaque)
 {
     FillTest test;
     FillRange *range = &test.ranges[0];
+    g_autofree char *before = NULL;
+    g_autofree char *after = NULL;
     HugepageRange bad;
     unsigned nth = 1;
 
     if (!fill_test_init(&test, opaque, 1)) {
         return;
     }
+    before = threads_affinity();
     range->page.range.settings.nodump = true;
     while (swap_fails(range, nth)) {
         nth++;
@@ -371,6 +391,8 @@ static void test_swap_fails(const void *opaque)
     fill_range_swap(range);
     fill_range_wait(range);
     fill_range_check(range);
+    after = threads_affinity();
+    g_assert_cmpstr(after, ==, before);
     fill_test_destroy(&test);
 }
 
