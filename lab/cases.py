@@ -86,6 +86,18 @@ def one_error(lab):
         lab.expect.page_sizes(vm, split=[page], whole=[blocks[4], blocks[6]])
 
 
+def sandbox(lab):
+    """Threads may not be bound, and nothing else that is refused is needed."""
+    with lab.vm(sandbox=True) as vm:
+        filters = 'grep -h Seccomp: /proc/%d/task/*/status' % vm.pid
+        lab.expect.equal('what filters the threads of QEMU',
+                         set(lab.host.sh(filters).splitlines()),
+                         {'Seccomp:\t2'})
+        page = vm.blocks('A')[5] + 5 * PAGE
+        vm.poison(page)
+        lab.done(vm, [page])
+
+
 def eight_errors(lab):
     with lab.vm() as vm:
         blocks = vm.blocks('A')
@@ -469,6 +481,7 @@ COMMON = (
          private_mapping, recovery=False),
     Case('h', 'a disk reads into the healthy part', device_reads),
     Case('i', 'two vCPUs in the same poisoned huge page', two_vcpus),
+    Case('a-sandbox', 'one error, in the sandbox of libvirt', sandbox),
     Case('a-eager', 'one error, copied first', one_error, mode='eager'),
     Case('b-eager', 'eight errors, copied first', eight_errors, mode='eager'),
     Case('c-eager', 'in the background, copied first', background_error,

@@ -12,6 +12,9 @@ BOOT_SECONDS = 75
 PAGE = 4096
 NET = 'tap0'
 NBD = '/tmp/nbd'
+# what libvirt starts QEMU with
+SANDBOX = ('on,obsolete=deny,elevateprivileges=deny,spawn=deny,'
+           'resourcecontrol=deny')
 
 
 class Dead(Exception):
@@ -32,6 +35,7 @@ class Vm:
             reads the former: threads, io_uring, native or nbd
     @net:   a network interface served by vhost-net; NET at the host's end
     @scsi:  name of a target that vhost-scsi serves, see scsi_target()
+    @sandbox: as libvirt has it: system calls are refused
     @silent: no kernel messages of the guest: a machine check writes seven
             lines to a slow console, which counts when there are 512
     @machine: further properties of the machine
@@ -41,8 +45,8 @@ class Vm:
     """
 
     def __init__(self, host, log, ras='on', memory_mib=512, share=True,
-                 user=0, disks='', net=False, scsi='', silent=False,
-                 scanned_mib=64, quiet_mib=24, mode=None,
+                 user=0, disks='', net=False, scsi='', sandbox=False,
+                 silent=False, scanned_mib=64, quiet_mib=24, mode=None,
                  machine='', firmware=True, kernel_options='',
                  initramfs='initramfs'):
         self.host, self.log = host, log
@@ -51,7 +55,7 @@ class Vm:
         self.ras = ras if host.has_property else None
         self.mode = mode if host.has_property else None
         self.memory_mib, self.share = memory_mib, share
-        self.user, self.silent = user, silent
+        self.user, self.silent, self.sandbox = user, silent, sandbox
         self.disks, self.net, self.scsi = disks, net, scsi
         self.regions = (scanned_mib, quiet_mib)
         self.machine, self.firmware = machine, firmware
@@ -176,6 +180,8 @@ class Vm:
                 '-device', 'virtconsole,chardev=console,nr=0',
                 '-chardev', 'pipe,id=guest,path=/dev/vport0p4',
                 '-device', 'virtserialport,chardev=guest,nr=1']
+        if self.sandbox:
+            args += ['-sandbox', SANDBOX]
         if self.disks:
             pattern = {
                 'native': 'host_device,filename=/dev/ram0,cache.direct=on,'

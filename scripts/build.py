@@ -36,7 +36,7 @@ OPTIONS = '''--without-default-features --enable-system --enable-kvm
     --enable-tcg --enable-hugetlbfs-ras --enable-vhost-user
     --enable-vhost-kernel --enable-vhost-net --enable-fdt=system
     --enable-pixman --enable-numa --enable-linux-aio
-    --enable-linux-io-uring --disable-install-blobs
+    --enable-linux-io-uring --enable-seccomp --disable-install-blobs
     --disable-docs --disable-download --extra-cflags=-g1'''.split()
 
 

@@ -12,7 +12,7 @@ from ui import Failure
 
 # what QEMU is linked with; for arm64 hosts in a sysroot of our own
 LIBRARIES = '''libaio-dev libc6-dev libfdt-dev libglib2.0-dev libnuma-dev
-    libpixman-1-dev liburing-dev zlib1g-dev'''.split()
+    libpixman-1-dev libseccomp-dev liburing-dev zlib1g-dev'''.split()
 BUILD = '''bison bzip2 ccache dpkg-dev flex gcc git make ninja-build perl
     pkg-config python3 python3-venv quilt xz-utils'''.split() + LIBRARIES
 CROSS = 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross'.split()
