@@ -186,8 +186,9 @@ def find_qemus(args):
     args.host_qemu = args.host_qemu or arch.host_qemu or args.qemu
     for path in (args.qemu, args.host_qemu):
         if not os.access(path, os.X_OK):
-            raise ui.Failure('no %s' % path, 'run `make qemu ARCH=%s` first, '
-                             'or name a binary with --qemu' % args.arch)
+            raise ui.Failure('no %s' % path, '`make demo ARCH=%s` builds it; or '
+                             'name another one with --qemu or --host-qemu'
+                             % args.arch)
 
 
 def check_tools(arch):
