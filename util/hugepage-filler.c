@@ -6,7 +6,6 @@
 
 #include "qemu/osdep.h"
 #include <poll.h>
-#include <sys/syscall.h>
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
 #include "qemu/lockable.h"
@@ -225,6 +224,8 @@ static bool fill_place(HugepageFill *fill, FillJob *job, size_t piece,
     if (waited_for) {
         /* As above, for who came between two attempts to place. */
         uffd_wakeup(fill->uffd, job->range.host + pos, job->piece);
+        /* They shall have this processor at once, not after our time slice. */
+        sched_yield();
     }
     return true;
 }
@@ -486,41 +487,12 @@ static bool fill_is_over(HugepageFill *fill, FillTask *task)
     return false;
 }
 
-/* sched_setattr(2); a header that has it does not go with older C libraries. */
-typedef struct FillSchedAttr {
-    uint32_t size;
-    uint32_t policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime;
-    uint64_t deadline;
-    uint64_t period;
-} FillSchedAttr;
-
-/*
- * Who waited for a piece shall have a processor at once, so a time slice is
- * longer than that of others: they may then interrupt it (Linux 6.12, EEVDF).
- * Without such slices there is nothing to be done.
- */
-static void fill_be_interrupted(void)
-{
-    FillSchedAttr attr = { 0 };
-
-    if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) == 0 &&
-        attr.policy == SCHED_OTHER && attr.runtime) {
-        attr.runtime *= 2;
-        syscall(SYS_sched_setattr, 0, &attr, 0);
-    }
-}
-
 void *fill_thread(void *opaque)
 {
     FillWorker *worker = opaque;
     HugepageFill *fill = worker->fill;
     FillTask *task = &worker->task;
 
-    fill_be_interrupted();
     while (fill_take(fill, worker)) {
         FillBuffer *buffer = &task->job->buffers[worker->buffer];
 
