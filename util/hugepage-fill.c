@@ -256,6 +256,7 @@ typedef struct FillBinding {
     bool bound;
 } FillBinding;
 
+/* Not by qemu_thread_set_affinity(), which ends QEMU if there is no memory */
 static void fill_bind(FillBinding *binding, pthread_t thread, int cpu)
 {
     cpu_set_t here;

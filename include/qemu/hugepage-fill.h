@@ -9,7 +9,7 @@
  * Threads: hugepage_fill_swap() and hugepage_fill_lose() are for one thread at
  * a time; the callbacks come from the filler's threads.  Who cancels may hold
  * no lock that a callback takes, since it waits for these threads.  A swap
- * waits for another one, which calls nobody; both are bound to one processor
+ * waits for another thread, which calls nobody; both are bound to one processor
  * meanwhile, where that is allowed (sched_setaffinity(2)).
  *
  * What it never does: show a byte before it is read, or show one that could
